@@ -1,0 +1,133 @@
+"""Every limit and choice of a mount, with its name, unit and default.
+
+Values come from `-o name=value,...`; an unknown name or a value that does not parse is a
+`UsageError` that names it. Names on the command line are the field names without their unit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from tapefs.errors import UsageError
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
+
+RECORD_BYTES_DEFAULT: Final = 512 * KIB
+RECORD_BYTES_MIN: Final = 64 * KIB
+RECORD_BYTES_MAX: Final = MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What governs one mount. Immutable; every queue, cache, retry and wait has its bound here."""
+
+    # fsync(2) returns when data and metadata are safe in the spool, or when they are on tape.
+    fsync: Literal["spool", "tape"] = "spool"
+    # Most bytes of local disk that staged and cached file content may take.
+    spool_bytes: int = 16 * GIB
+    # Above this share of the spool the archiver starts without waiting for a full burst, and
+    # writers are slowed in proportion to what is left.
+    spool_high_water: float = 0.7
+    # A closed file counts as settled (will not be renamed or rewritten at once) after this time.
+    settle_s: float = 2.0
+    # The archiver starts when this much is queued: 27 s of the drive's rate keeps the cost of
+    # stops under 10 % (3 s a stop). None: derived from the drive's rate.
+    burst_bytes: int | None = None
+    # ... or when something has waited this long.
+    idle_s: float = 60.0
+    # One segment ends at this size or number of members, whichever comes first.
+    segment_bytes_max: int = 8 * GIB
+    segment_members_max: int = 50_000
+    # A file whose queued bytes exceed this is archived in parts while it is still being written.
+    part_bytes_min: int = 256 * MIB
+    # Segments between two checkpoints while mounted.
+    checkpoint_segments: int = 32
+    # Capacity of the cartridge in bytes where the drive cannot tell it.
+    capacity_bytes: int | None = None
+    # Record buffers between the assembly of records and the drive.
+    record_queue_count: int = 16
+    # Recalled records kept in memory, shared by all readers.
+    record_cache_bytes: int = 48 * MIB
+    # How far a recall reads ahead of the furthest reader.
+    read_ahead_bytes: int = 16 * MIB
+    # A read that needs the tape fails with EIO after this time.
+    recall_deadline_s: float = 3600.0
+    # Recalls served in a row before a waiting archive burst gets its turn.
+    recalls_before_archive: int = 64
+    # Reads that may wait for tape at one time; more get EAGAIN.
+    waiting_recalls_max: int = 1000
+    # Local metadata is committed after this time at the latest.
+    commit_s: float = 0.1
+    # For other users than the one who mounted; passed to FUSE.
+    allow_other: bool = False
+
+    def __post_init__(self) -> None:
+        if self.spool_bytes < 16 * MIB:
+            raise UsageError("spool must be at least 16M; give it a larger value")
+        if not 0.0 < self.spool_high_water < 1.0:
+            raise UsageError("spool_high_water must lie between 0 and 1, for example 0.7")
+        if self.segment_bytes_max < 4 * RECORD_BYTES_MAX:
+            raise UsageError("segment_max must be at least 4M; give it a larger value")
+
+
+_UNITS: Final = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1024 * GIB}
+
+
+def parse_bytes(text: str) -> int:
+    """A size such as `512K`, `4G` or `1000000` in bytes (powers of 1024). Raises UsageError."""
+    match = re.fullmatch(r"(\d+)([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if not match:
+        raise UsageError(f"'{text}' is not a size; write it like 512K, 64M or 4G")
+    return int(match[1]) * _UNITS[match[2].upper()]
+
+
+def option_names() -> dict[str, str]:
+    """Name of each mount option on the command line, mapped to the field it sets."""
+    return {_option_name(field.name): field.name for field in dataclasses.fields(Config)}
+
+
+def parse_options(text: str, ignored: frozenset[str] = frozenset()) -> Config:
+    """Build a Config from `a=1,b,c=2G`. Names in `ignored` are skipped. Raises UsageError."""
+    names = option_names()
+    values: dict[str, Any] = {}
+    for item in filter(None, text.split(",")):
+        name, has_value, value = item.partition("=")
+        if name in ignored:
+            continue
+        if name not in names:
+            known = ", ".join(sorted(names))
+            raise UsageError(f"unknown mount option '{name}'; known options: {known}")
+        field = names[name]
+        values[field] = _parse_value(name, field, value if has_value else None)
+    return Config(**values)
+
+
+def _option_name(field: str) -> str:
+    for suffix in ("_bytes", "_s", "_count"):
+        field = field.removesuffix(suffix)
+    return field.replace("_bytes_", "_")
+
+
+def _parse_value(name: str, field: str, value: str | None) -> object:
+    if field == "allow_other":
+        return value in (None, "1", "true", "yes", "on")
+    if value is None:
+        raise UsageError(f"mount option '{name}' needs a value: {name}=...")
+    if field == "fsync":
+        if value not in ("spool", "tape"):
+            raise UsageError(f"mount option fsync takes 'spool' or 'tape', not '{value}'")
+        return value
+    if "_bytes" in field:
+        return parse_bytes(value)
+    try:
+        number = float(value) if field.endswith("_s") or field == "spool_high_water" else int(value)
+    except ValueError as exc:
+        raise UsageError(f"mount option '{name}' takes a number, not '{value}'") from exc
+    if number < 0:
+        raise UsageError(f"mount option '{name}' cannot be negative")
+    return number

@@ -1,0 +1,1 @@
+"""A tape drive made of a file: cartridge, SSC device server, Bulk-Only device end."""

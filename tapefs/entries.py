@@ -1,0 +1,131 @@
+"""The archive's nouns: what a tape and a catalog both speak of. Plain data, no I/O.
+
+A tape file's journal (`tapefs.volume.journal`) is a sequence of `Entry`; a catalog
+(`tapefs.catalog`) applies the same entries. Names and symlink targets are bytes, as the kernel
+gives them. Times are nanoseconds since the epoch, signed. Inode numbers are never reused.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+ROOT_INO = 1
+
+
+@dataclass(slots=True)
+class Inode:
+    """One file, directory, symlink, fifo, socket or device node. `mode` carries the type bits."""
+
+    ino: int
+    mode: int
+    uid: int = 0
+    gid: int = 0
+    nlink: int = 1
+    size: int = 0
+    rdev: int = 0
+    atime_ns: int = 0
+    mtime_ns: int = 0
+    ctime_ns: int = 0
+    target: bytes | None = None
+    # Of the whole content as last archived in one piece; None when unknown or changed since.
+    sha256: bytes | None = None
+    xxh128: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InodeEntry:
+    """The complete attributes of one inode at the journal's moment, extended attributes included.
+
+    Applying it replaces all attributes and all extended attributes, and cuts extents at `size`.
+    """
+
+    ino: int
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    rdev: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    target: bytes | None = None
+    sha256: bytes | None = None
+    xxh128: bytes | None = None
+    xattrs: dict[bytes, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ExtentEntry:
+    """Bytes [offset, offset + length) of a file stand at byte `position` of this tape file.
+
+    `position` counts from the first byte of the tape file's first record. Applying it cuts away
+    what older extents say about the same range. `sha256` is of these bytes.
+    """
+
+    ino: int
+    offset: int
+    length: int
+    position: int
+    sha256: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LinkEntry:
+    """Directory `parent` names inode `ino` as `name` (replacing whatever had that name)."""
+
+    parent: int
+    name: bytes
+    ino: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnlinkEntry:
+    """Directory `parent` has no `name` any more."""
+
+    parent: int
+    name: bytes
+
+
+Entry = InodeEntry | ExtentEntry | LinkEntry | UnlinkEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A run of a file's bytes on tape: `position` bytes into tape file `sequence`."""
+
+    ino: int
+    offset: int
+    length: int
+    sequence: int
+    position: int
+
+
+class TapeFileKind(enum.Enum):
+    """What a tape file after the label is."""
+
+    SEGMENT = "segment"
+    CHECKPOINT = "checkpoint"
+    TORN = "torn"
+
+
+@dataclass(frozen=True, slots=True)
+class TapeFile:
+    """One tape file: what stands between two filemarks.
+
+    `sequence` is its number on tape (the label is 0). Block addresses count records and filemarks
+    from the beginning of the partition, as READ POSITION does. `crcs` holds the CRC-32C of each
+    record, four bytes big-endian each; empty when not known (torn).
+    """
+
+    sequence: int
+    kind: TapeFileKind
+    first_block: int
+    record_count: int
+    written_ns: int
+    crcs: bytes = b""
+
+    @property
+    def next_block(self) -> int:
+        """Address of the block after this file's filemark: where the next tape file starts."""
+        return self.first_block + self.record_count + 1

@@ -1,0 +1,1 @@
+"""The USB wire: Bulk-Only Transport, host end, and the device behind it."""
