@@ -1,0 +1,20 @@
+"""What a device server answers to one command: the word between the target and its wire."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class TargetReply:
+    """Outcome of one command as the device sees it; the wire turns it into data, residue and status.
+
+    `good` False means CHECK CONDITION: the sense data waits for the next REQUEST SENSE.
+    `data_in` is what the device wants to send, complete, even where the host asked for less; the
+    wire may keep reading it until the next command is executed. `consumed_bytes` is how much of
+    the data sent by the host was processed (SSC: recorded or buffered), for the CSW's residue.
+    """
+
+    good: bool
+    data_in: bytes | bytearray | memoryview = b""
+    consumed_bytes: int = 0
