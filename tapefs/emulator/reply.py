@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class TargetReply:
-    """Outcome of one command as the device sees it; the wire turns it into data, residue and status.
+    """Outcome of one command as the device sees it; the wire makes data, residue and status of it.
 
     `good` False means CHECK CONDITION: the sense data waits for the next REQUEST SENSE.
     `data_in` is what the device wants to send, complete, even where the host asked for less; the
