@@ -100,6 +100,10 @@ class DriveFailed(TapefsError):
     exit_code = ExitCode.DRIVE_ERROR
 
 
+class MalformedData(DriveFailed):
+    """The drive answered with bytes that the standard does not allow."""
+
+
 class MediumFailed(TapefsError):
     """The tape cannot be read or written at some place."""
 
