@@ -1,0 +1,236 @@
+"""What kind of drive the emulated one is: strings, sizes, speeds, and which commands it has.
+
+Figures come from vendors' manuals where those say them. Early-warning zones and search times of
+old drives were not published; those are plausible numbers of the right size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from tapefs.config import GIB, KIB, MIB
+from tapefs.errors import UsageError
+
+_MB: Final = 1_000_000
+_GB: Final = 1000 * _MB
+
+
+@dataclass(frozen=True, slots=True)
+class Personality:
+    """One drive model. Sizes are bytes, times seconds, rates bytes per second."""
+
+    name: str
+    vendor: str
+    product: str
+    revision: str
+    capacity_bytes: int
+    rate_bytes_per_s: int
+    # What the emulated drive holds back at most before it writes to the image. Real drives have
+    # more; here it is host memory.
+    buffer_bytes: int
+    density_code: int
+    # The stretch between early warning and the physical end; at most a twentieth of the tape.
+    early_warning_bytes: int
+    # READ BLOCK LIMITS.
+    block_bytes_min: int = 1
+    block_bytes_max: int = 16 * MIB - 1
+    granularity_exponent: int = 0
+    # Block length in the mode block descriptor after power on; 0 is variable.
+    default_block_bytes: int = 0
+    fixed_only: bool = False
+    # Data accepted behind early warning still goes through the buffer, so that the physical end
+    # may be found out about data accepted earlier. Others write through there.
+    buffers_past_early_warning: bool = False
+    has_locate: bool = True
+    # LOCATE(16) and SPACE(16).
+    has_wide_addresses: bool = False
+    has_read_position: bool = True
+    has_long_position: bool = True
+    # Unit of log page 31h in bytes; 0: the drive has no such page.
+    capacity_log_unit_bytes: int = 0
+    has_tape_alert: bool = True
+    # Log page 17h, volume statistics.
+    has_volume_statistics: bool = False
+    # READ ATTRIBUTE: the cartridge has a chip that can be read.
+    has_attributes: bool = False
+    compresses: bool = True
+    # Motion: how the tape is laid out and how long the head takes along it.
+    wrap_count: int = 1
+    full_search_s: float = 60.0
+    motion_start_s: float = 2.0
+    stop_s: float = 3.0
+    load_s: float = 10.0
+    # bInterfaceSubClass: 06h transparent SCSI, 02h ATAPI with its CDBs of 12 bytes.
+    usb_subclass: int = 0x06
+
+
+_KNOWN: Final = (
+    Personality(
+        name="ait1",
+        vendor="SONY",
+        product="SDX-400C",
+        revision="0501",
+        capacity_bytes=35 * _GB,
+        rate_bytes_per_s=4 * _MB,
+        buffer_bytes=4 * MIB,
+        density_code=0x30,
+        early_warning_bytes=64 * MIB,
+        block_bytes_min=2,
+        block_bytes_max=0xFFFFFE,
+        granularity_exponent=1,
+        default_block_bytes=512,
+        full_search_s=40.0,
+        usb_subclass=0x02,
+    ),
+    Personality(
+        name="ait3",
+        vendor="SONY",
+        product="SDX-700C",
+        revision="0203",
+        capacity_bytes=100 * _GB,
+        rate_bytes_per_s=12 * _MB,
+        buffer_bytes=16 * MIB,
+        density_code=0x32,
+        early_warning_bytes=128 * MIB,
+        block_bytes_min=2,
+        block_bytes_max=0xFFFFFE,
+        granularity_exponent=1,
+        default_block_bytes=512,
+        capacity_log_unit_bytes=KIB,
+        full_search_s=54.0,
+    ),
+    Personality(
+        name="dat72",
+        vendor="HP",
+        product="C7438A",
+        revision="V312",
+        capacity_bytes=36 * _GB,
+        rate_bytes_per_s=3_200_000,
+        buffer_bytes=8 * MIB,
+        density_code=0x47,
+        early_warning_bytes=64 * MIB,
+        full_search_s=80.0,
+        load_s=15.0,
+    ),
+    Personality(
+        name="dat160",
+        vendor="HP",
+        product="DAT160",
+        revision="WU88",
+        capacity_bytes=80 * _GB,
+        rate_bytes_per_s=7 * _MB,
+        buffer_bytes=16 * MIB,
+        density_code=0x48,
+        early_warning_bytes=64 * MIB,
+        capacity_log_unit_bytes=KIB,
+        full_search_s=80.0,
+        load_s=15.0,
+    ),
+    Personality(
+        name="travan20",
+        vendor="Seagate",
+        product="STT20000U",
+        revision="7.A1",
+        capacity_bytes=10 * _GB,
+        rate_bytes_per_s=_MB,
+        buffer_bytes=2 * MIB,
+        density_code=0x45,
+        early_warning_bytes=32 * MIB,
+        block_bytes_min=512,
+        block_bytes_max=512,
+        granularity_exponent=9,
+        default_block_bytes=512,
+        fixed_only=True,
+        has_locate=False,
+        has_long_position=False,
+        has_tape_alert=False,
+        compresses=False,
+        wrap_count=108,
+        full_search_s=120.0,
+        usb_subclass=0x02,
+    ),
+    # The portability floor: nothing beyond what every SSC drive has.
+    Personality(
+        name="plain",
+        vendor="GENERIC",
+        product="TAPE DRIVE",
+        revision="0001",
+        capacity_bytes=20 * _GB,
+        rate_bytes_per_s=2 * _MB,
+        buffer_bytes=MIB,
+        density_code=0,
+        early_warning_bytes=32 * MIB,
+        has_locate=False,
+        has_read_position=False,
+        has_long_position=False,
+        has_tape_alert=False,
+        compresses=False,
+    ),
+    Personality(
+        name="lto3",
+        vendor="HP",
+        product="Ultrium 3-SCSI",
+        revision="G63W",
+        capacity_bytes=400 * _GB,
+        rate_bytes_per_s=80 * _MB,
+        buffer_bytes=16 * MIB,
+        density_code=0x44,
+        early_warning_bytes=256 * MIB,
+        buffers_past_early_warning=True,
+        has_wide_addresses=True,
+        capacity_log_unit_bytes=MIB,
+        has_attributes=True,
+        wrap_count=44,
+        full_search_s=100.0,
+    ),
+    Personality(
+        name="lto5",
+        vendor="HP",
+        product="Ultrium 5-SCSI",
+        revision="Z64D",
+        capacity_bytes=1500 * _GB,
+        rate_bytes_per_s=140 * _MB,
+        buffer_bytes=16 * MIB,
+        density_code=0x58,
+        early_warning_bytes=512 * MIB,
+        buffers_past_early_warning=True,
+        has_wide_addresses=True,
+        capacity_log_unit_bytes=MIB,
+        has_volume_statistics=True,
+        has_attributes=True,
+        wrap_count=80,
+        full_search_s=100.0,
+    ),
+    Personality(
+        name="lto8",
+        vendor="IBM",
+        product="ULT3580-HH8",
+        revision="N9M1",
+        capacity_bytes=12_000 * _GB,
+        rate_bytes_per_s=300 * _MB,
+        buffer_bytes=16 * MIB,
+        density_code=0x5E,
+        early_warning_bytes=GIB,
+        block_bytes_max=8 * MIB,
+        buffers_past_early_warning=True,
+        has_wide_addresses=True,
+        capacity_log_unit_bytes=MIB,
+        has_volume_statistics=True,
+        has_attributes=True,
+        wrap_count=208,
+        full_search_s=104.0,
+    ),
+)
+
+PERSONALITIES: Final = {personality.name: personality for personality in _KNOWN}
+DEFAULT_PERSONALITY: Final = PERSONALITIES["lto5"]
+
+
+def personality_named(name: str) -> Personality:
+    """The personality called `name`. Raises UsageError that lists the names there are."""
+    try:
+        return PERSONALITIES[name]
+    except KeyError:
+        known = ", ".join(sorted(PERSONALITIES))
+        raise UsageError(f"no personality is called '{name}'; choose one of: {known}") from None
