@@ -1,0 +1,95 @@
+"""What several commands share on the command line: drives, state directories, `--json`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import platformdirs
+
+from tapefs.cli.terminal import Terminal
+from tapefs.errors import UsageError
+
+if TYPE_CHECKING:
+    from typing import Any, TypeAlias
+
+    Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+
+Run = Callable[[argparse.Namespace, Terminal], int]
+
+_TEXT_COLUMNS: Final = 78
+
+DRIVE_HELP: Final = "virtual:FILE.tap, usb (the only one), usb:SERIAL or usb:BUS.PORT"
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UsageError with one sentence instead of printing the usage and exiting."""
+
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - argparse's own signature
+        super().__init__(
+            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; '{self.prog} --help' shows how it is used")
+
+
+def add_command(
+    commands: Commands, name: str, run: Run, *, summary: str, description: str, example: str
+) -> Parser:
+    """Add command `name`: every one has a description, an example, `--json` and `--verbose`."""
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=textwrap.fill(description, _TEXT_COLUMNS),
+        epilog=f"example:\n  {example}",
+    )
+    parser.add_argument("--json", action="store_true", help="print the answer as JSON")
+    parser.add_argument("--verbose", action="store_true", help="log in detail to standard error")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_drive(parser: Parser) -> None:
+    """Add the positional DRIVE."""
+    parser.add_argument("drive", metavar="DRIVE", help=DRIVE_HELP)
+
+
+def add_state_dir(parser: Parser) -> None:
+    """Add `--state-dir`."""
+    parser.add_argument(
+        "--state-dir",
+        metavar="DIR",
+        help="where catalog and spool live; default: $TAPEFS_STATE_DIR, else /var/lib/tapefs for "
+        "root, ~/.local/state/tapefs for others",
+    )
+
+
+def drive(text: str) -> str:
+    """The DRIVE argument with its path made absolute: a daemon changes its directory.
+
+    Raises UsageError when it names no kind of drive.
+    """
+    kind, has_rest, rest = text.partition(":")
+    if kind == "virtual" and rest:
+        path, has_settings, settings = rest.partition("?")
+        if path:
+            absolute = os.path.abspath(os.path.expanduser(path))
+            return f"virtual:{absolute}{has_settings}{settings}"
+    elif kind == "usb" and (rest or not has_rest):
+        return text
+    raise UsageError(f"'{text}' names no drive; a drive is {DRIVE_HELP}")
+
+
+def state_dir(chosen: str | None) -> Path:
+    """Where this user's catalogs and spools live, absolute. Creates nothing."""
+    text = chosen or os.environ.get("TAPEFS_STATE_DIR")
+    if text:
+        return Path(text).expanduser().absolute()
+    if os.geteuid() == 0:
+        return Path("/var/lib/tapefs")
+    return platformdirs.user_state_path("tapefs")

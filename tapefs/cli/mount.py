@@ -1,0 +1,128 @@
+"""`tapefs mount`: a tape becomes a directory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+from tapefs import telemetry
+from tapefs.cli import arguments as shared
+from tapefs.cli import mountpoints
+from tapefs.config import option_names, parse_options
+
+if TYPE_CHECKING:
+    import argparse
+    from pathlib import Path
+
+    from tapefs.cli.terminal import Report, Terminal
+    from tapefs.daemon import MountRequest
+
+# mount(8) words that mean something here although they are no settings.
+_MOUNT_WORDS: Final = frozenset({"ro", "rw", "defaults"})
+
+
+def add_parser(commands: shared.Commands) -> None:
+    """Add `tapefs mount`."""
+    parser = shared.add_command(
+        commands,
+        "mount",
+        run,
+        summary="mount a tape as a directory",
+        description="Mount the tape in DRIVE at MOUNTPOINT. Returns when the mount answers; a "
+        "daemon serves it until 'tapefs umount MOUNTPOINT'.",
+        example="tapefs mount virtual:first.tap /mnt/tape -o spool=4G,fsync=tape",
+    )
+    shared.add_drive(parser)
+    parser.add_argument("mountpoint", metavar="MOUNTPOINT", help="an existing directory")
+    parser.add_argument(
+        "-o",
+        dest="options",
+        metavar="OPT[,OPT...]",
+        action="append",
+        default=[],
+        help=f"mount options: ro, {', '.join(sorted(option_names()))}",
+    )
+    parser.add_argument("--foreground", action="store_true", help="stay, and log to the terminal")
+    parser.add_argument("--read-only", action="store_true", help="refuse every change")
+    shared.add_state_dir(parser)
+
+
+def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    """Mount; see `add_parser`."""
+    drive = shared.drive(arguments.drive)
+    options, read_only = split_options(",".join(arguments.options))
+    state_dir = shared.state_dir(arguments.state_dir)
+    mountpoint = mountpoints.usable(arguments.mountpoint)
+    mountpoints.require_fuse()
+    # FUSE, USB and trio come with the daemon; `tapefs --help` does without.
+    from tapefs import daemon  # noqa: PLC0415
+
+    request = daemon.MountRequest(
+        drive=drive,
+        mountpoint=mountpoint,
+        options=options,
+        state_dir=state_dir,
+        read_only=arguments.read_only or read_only,
+        foreground=arguments.foreground,
+        verbose=arguments.verbose,
+    )
+    if arguments.foreground:
+        telemetry.set_up(None, verbose=arguments.verbose)
+        with terminal.progress() as progress:
+            return daemon.run_mount(request, _foreground_report(progress))
+    return _mount_in_background(request, terminal)
+
+
+def split_options(text: str) -> tuple[str, bool]:
+    """The settings in `text` without mount(8)'s words, and whether it asks for read-only.
+
+    Raises UsageError for an unknown option, before anything is started.
+    """
+    items = [item for item in text.split(",") if item]
+    settings = ",".join(item for item in items if item not in _MOUNT_WORDS)
+    parse_options(settings)
+    read_only = next((item == "ro" for item in reversed(items) if item in ("ro", "rw")), False)
+    return settings, read_only
+
+
+def log_path(state_dir: Path, mountpoint: Path) -> Path:
+    """Where the daemon of `mountpoint` logs; the name tells mounts of one user apart."""
+    digest = hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:8]
+    return state_dir / "log" / f"{mountpoint.name or 'root'}-{digest}.log"
+
+
+def _mount_in_background(request: MountRequest, terminal: Terminal) -> int:
+    from tapefs import daemon  # noqa: PLC0415 - see run
+    from tapefs.cli import background  # noqa: PLC0415 - brings trio
+
+    terminal.if_interrupted = "interrupted; the mount was called off"
+    log_file = log_path(request.state_dir, request.mountpoint)
+    with terminal.progress() as progress:
+        mounted = background.start(
+            lambda report: daemon.run_mount(request, report),
+            log_file,
+            progress,
+            verbose=request.verbose,
+        )
+    document = {
+        **{name: value for name, value in mounted.items() if name != "event"},
+        "mountpoint": str(request.mountpoint),
+        "log": str(log_file),
+    }
+    terminal.answer(
+        document,
+        f"mounted {request.drive} at {request.mountpoint}",
+        f"log: {log_file}",
+        f"when done: tapefs umount {request.mountpoint}",
+    )
+    return 0
+
+
+def _foreground_report(progress: Report) -> Report:
+    def report(event: dict[str, Any]) -> None:
+        if event["event"] == "mounted":
+            event = {**event, "message": "mounted; Ctrl-C unmounts and finalizes the tape"}
+        progress(event)
+
+    return report

@@ -1,0 +1,57 @@
+"""`tapefs status`: what each mount is doing, and what is not on tape yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tapefs.cli import arguments as shared
+from tapefs.cli import mountpoints
+from tapefs.cli.terminal import Table, named_rows
+from tapefs.errors import NotMounted
+
+if TYPE_CHECKING:
+    import argparse
+
+    from tapefs.cli.terminal import Terminal
+
+
+def add_parser(commands: shared.Commands) -> None:
+    """Add `tapefs status`."""
+    parser = shared.add_command(
+        commands,
+        "status",
+        run,
+        summary="show drive, tape, spool and what is not on tape yet",
+        description="Show what the mount at MOUNTPOINT is doing; all mounts of this user without "
+        "it. Answers at once, also while the mount waits for the tape.",
+        example="tapefs status /mnt/tape --json",
+    )
+    parser.add_argument("mountpoint", metavar="MOUNTPOINT", nargs="?")
+
+
+def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    """Show status; see `add_parser`."""
+    # The control module brings trio; `tapefs --help` does without.
+    from tapefs import control  # noqa: PLC0415
+
+    if arguments.mountpoint is not None:
+        with control.Connection(mountpoints.real(arguments.mountpoint)) as connection:
+            status = connection.status()
+        terminal.answer(status, *tables(status))
+        return 0
+    statuses = list(control.all_statuses())
+    if not statuses:
+        raise NotMounted("no tape of this user is mounted; 'tapefs mount --help' shows how")
+    parts = [table for status in statuses for table in tables(status)]
+    terminal.answer({"mounts": statuses}, *parts)
+    return 0
+
+
+def tables(status: Mapping[str, Any]) -> list[Table]:
+    """One table for what stands alone in `status`, then one for each group in it."""
+    single = {name: value for name, value in status.items() if not isinstance(value, Mapping)}
+    groups = {name: value for name, value in status.items() if isinstance(value, Mapping)}
+    found = [Table(str(status.get("mountpoint", "mount")), named_rows(single))]
+    found += [Table(name.replace("_", " "), named_rows(group)) for name, group in groups.items()]
+    return found

@@ -1,0 +1,216 @@
+"""What a command says: its answer to standard output, progress and complaints to standard error.
+
+On a terminal answers are rich tables and progress is a bar; into a pipe both are plain lines that
+never wrap. With `--json` standard output carries one JSON document and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from tapefs.cli.verdict import Verdict
+
+Event = dict[str, Any]
+Report = Callable[[Event], None]
+
+_BYTE_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A titled table. Without `columns` it is a list of names and values."""
+
+    title: str
+    rows: Sequence[Sequence[str]]
+    columns: Sequence[str] = ()
+
+
+class Terminal:
+    """The standard streams of one command."""
+
+    def __init__(self, *, json_output: bool = False) -> None:
+        self._json_output = json_output
+        # What to say when Ctrl-C ends the command; each command knows what it leaves behind.
+        self.if_interrupted = "interrupted; nothing was changed"
+
+    def answer(self, document: Mapping[str, Any], *parts: str | Table) -> None:
+        """Print the command's answer: `document` for scripts, `parts` for people."""
+        if self._json_output:
+            print(json.dumps(document, ensure_ascii=False, indent=2))
+        elif sys.stdout.isatty():
+            _print_rich(parts)
+        else:
+            for part in parts:
+                _print_plain(part)
+        sys.stdout.flush()
+
+    def complain(self, verdict: Verdict) -> None:
+        """Print the one sentence that says why the command failed."""
+        if self._json_output:
+            event = {"event": "error", "message": verdict.sentence, "exit_code": verdict.exit_code}
+            print(json.dumps(event, ensure_ascii=False), file=sys.stderr, flush=True)
+        else:
+            print(f"tapefs: {verdict.sentence}", file=sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def progress(self) -> Iterator[Report]:
+        """Yield the function that shows progress events while the block runs.
+
+        Events carry `phase`, `message`, `done_bytes` and `total_bytes`, all optional.
+        """
+        if self._json_output:
+            yield _show_nothing
+        elif sys.stderr.isatty():
+            with _rich_progress() as report:
+                yield report
+        else:
+            yield _PlainProgress().report
+
+
+class _PlainProgress:
+    """One line for each new phase or message: a log file stays readable."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def report(self, event: Event) -> None:
+        text = str(event.get("message") or event.get("phase") or "")
+        if text and text != self._last:
+            self._last = text
+            print(f"tapefs: {text}", file=sys.stderr, flush=True)
+
+
+def _show_nothing(event: Event) -> None:
+    """Scripts asked for one document only."""
+
+
+@contextlib.contextmanager
+def _rich_progress() -> Iterator[Report]:
+    # rich costs 80 ms to import: only who looks at a terminal pays for it.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("waiting for the drive", total=None)
+
+        def report(event: Event) -> None:
+            text = event.get("message") or event.get("phase")
+            bars.update(
+                task,
+                description=None if text is None else str(text),
+                completed=event.get("done_bytes"),
+                total=event.get("total_bytes"),
+            )
+
+        yield report
+
+
+def _print_rich(parts: Sequence[str | Table]) -> None:
+    from rich.console import Console  # noqa: PLC0415 - see _rich_progress
+    from rich.table import Table as RichTable  # noqa: PLC0415 - see _rich_progress
+    from rich.text import Text  # noqa: PLC0415 - see _rich_progress
+
+    console = Console()
+    for part in parts:
+        if isinstance(part, str):
+            console.print(Text(part))
+            continue
+        table = RichTable(
+            title=Text(part.title), title_justify="left", show_header=bool(part.columns)
+        )
+        for column in part.columns:
+            table.add_column(Text(column))
+        for row in part.rows:
+            table.add_row(*(Text(cell) for cell in row))
+        console.print(table)
+
+
+def _print_plain(part: str | Table) -> None:
+    if isinstance(part, str):
+        print(part)
+        return
+    rows = [*([part.columns] if part.columns else []), *part.rows]
+    widths = (
+        [max(len(row[column]) for row in rows) for column in range(len(rows[0]))] if rows else []
+    )
+    print(f"{part.title}:")
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  " + "  ".join(cells).rstrip())
+
+
+def bytes_text(count: float) -> str:
+    """A number of bytes as people read it: `512 B`, `1.5 GiB`."""
+    value = float(count)
+    for unit in _BYTE_UNITS[:-1]:
+        if abs(value) < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} {_BYTE_UNITS[-1]}"
+
+
+def duration_text(seconds: float) -> str:
+    """A duration as people read it: `4.2 s`, `3 min 20 s`, `2 h 05 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest_s = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest_s:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def named_rows(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Rows for a table of `values`: the unit at the end of each name decides how it is shown."""
+    return [_named_row(name, value) for name, value in values.items() if value is not None]
+
+
+def _named_row(name: str, value: object) -> tuple[str, str]:
+    if isinstance(value, bool):
+        return name.replace("_", " "), "yes" if value else "no"
+    if isinstance(value, int | float):
+        for suffix, text in _UNIT_TEXTS:
+            if name.endswith(suffix):
+                return name.removesuffix(suffix).replace("_", " ") or "bytes", text(value)
+    if isinstance(value, list | tuple):
+        value = ", ".join(str(item) for item in value) or "none"
+    elif isinstance(value, Mapping):
+        value = ", ".join(f"{key} {text}" for key, text in named_rows(value)) or "none"
+    return name.replace("_", " "), str(value)
+
+
+def _rate_text(bytes_per_s: float) -> str:
+    return f"{bytes_text(bytes_per_s)}/s"
+
+
+def _number_text(number: float) -> str:
+    return f"{number:,}"
+
+
+# First match wins: a rate ends in `_s` too.
+_UNIT_TEXTS: Final[tuple[tuple[str, Callable[[float], str]], ...]] = (
+    ("_bytes_per_s", _rate_text),
+    ("_bytes", bytes_text),
+    ("bytes", bytes_text),
+    ("_s", duration_text),
+    ("_count", _number_text),
+)
