@@ -10,9 +10,10 @@ class TargetReply:
     """Outcome of one command as the device sees it; the wire makes data, residue and status of it.
 
     `good` False means CHECK CONDITION: the sense data waits for the next REQUEST SENSE.
-    `data_in` is what the device wants to send, complete, even where the host asked for less; the
-    wire may keep reading it until the next command is executed. `consumed_bytes` is how much of
-    the data sent by the host was processed (SSC: recorded or buffered), for the CSW's residue.
+    `data_in` is what the device wants to send, bounded by the CDB alone (the wire compares it with
+    what the host expects); the wire may keep reading it until the next command is executed.
+    `consumed_bytes` is how much of the data sent by the host was processed (SSC: recorded or
+    buffered), for the residue in the status block.
     """
 
     good: bool
