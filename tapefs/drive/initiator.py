@@ -1,0 +1,180 @@
+"""The host's side of every command: sends it, judges its sense, and knows when to send it again.
+
+SAM calls the side that sends commands the initiator. Reading and writing proper are in
+`tapefs.drive.tape`; this module has what is the same for every command.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from tapefs import telemetry
+from tapefs.drive.position import PositionCounter
+from tapefs.errors import MalformedData
+from tapefs.scsi.sense import (
+    AbortedCommand,
+    CheckCondition,
+    DeferredError,
+    MediumChanged,
+    ModeParametersChanged,
+    OverlappedCommands,
+    PowerOnReset,
+    Reaction,
+    Recovered,
+    UnitAttention,
+    UnknownOpcode,
+    WriteProtectedCondition,
+    check_condition,
+)
+
+if TYPE_CHECKING:
+    from array import array
+    from collections.abc import Awaitable, Callable
+
+    from tapefs.drive.transport import Transport
+    from tapefs.scsi.cdb import Command
+    from tapefs.scsi.completion import Completion
+    from tapefs.scsi.sense import Sense
+
+# A drive may queue several unit attentions; each is reported once.
+ATTEMPTS_MAX: Final = 10
+# A command that leaves the medium alone and was aborted may be sent this often in all.
+ABORTED_ATTEMPTS_MAX: Final = 3
+
+
+@dataclass(slots=True)
+class DriveStatistics:
+    """What went through a drive since it was opened."""
+
+    blocks_read: int = 0
+    bytes_read: int = 0
+    blocks_written: int = 0
+    bytes_written: int = 0
+    filemarks_written: int = 0
+    locates: int = 0
+    check_conditions: int = 0
+    recovered_errors: int = 0
+    unit_attentions: int = 0
+
+
+class Initiator:
+    """Sends commands over one transport. One caller at a time: there is no queue here.
+
+    While `in_session`, a unit attention that puts the medium in doubt (28h, 29h) raises, and so
+    does every later command that would move the medium, until `begin_session` says that the
+    medium has been looked at again.
+    """
+
+    __slots__ = ("_doubt", "_reselect", "_transport", "counter", "in_session", "statistics")
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._doubt: Sense | None = None
+        self._reselect: Callable[[], Awaitable[None]] | None = None
+        self.counter = PositionCounter()
+        self.statistics = DriveStatistics()
+        self.in_session = False
+
+    def begin_session(self, reselect: Callable[[], Awaitable[None]]) -> None:
+        """From now on the medium must stay what it is. `reselect` sends MODE SELECT again."""
+        self._reselect = reselect
+        self._doubt = None
+        self.in_session = True
+
+    def end_session(self) -> None:
+        """The medium may come and go again; its position is unknown."""
+        self._doubt = None
+        self.in_session = False
+        self.counter.lose()
+
+    async def aclose(self) -> None:
+        """Close the transport."""
+        await self._transport.aclose()
+
+    async def perform(
+        self, command: Command, data: array[int] | bytes | None = None
+    ) -> tuple[Completion, CheckCondition | None]:
+        """Send `command`; return its end and what its sense, if any, means.
+
+        Unit attentions that only inform, and deferred reports of success, are dealt with here by
+        sending the command again, which was not executed (SPC-4, unit attention; deferred
+        errors). A command that leaves the medium alone is also repeated when it was aborted.
+
+        Any other failure of a command that moves the medium makes the position unknown, except
+        a refusal (unknown command, write protection); so does any failure of the transport,
+        which raises. Conditions with reaction SUCCESS or RESULT leave the counter to the caller.
+        """
+        if self._doubt is not None and command.moves_medium:
+            raise check_condition(self._doubt, command.name)
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                completion = await self._transport.execute(command, data)
+            except BaseException:
+                self.counter.lose()
+                raise
+            if completion.good:
+                return completion, None
+            condition = self._judge(command, completion)
+            if not await self._is_passed(command, condition, attempt):
+                return completion, condition
+
+    async def run(self, command: Command, data: array[int] | bytes | None = None) -> Completion:
+        """Like `perform`, but everything that is not a success raises as CheckCondition."""
+        completion, condition = await self.perform(command, data)
+        if condition is not None and condition.reaction is not Reaction.SUCCESS:
+            if command.moves_medium and condition.reaction is Reaction.RESULT:
+                self.counter.lose()
+            raise condition
+        return completion
+
+    def _judge(self, command: Command, completion: Completion) -> CheckCondition:
+        if completion.sense is None:
+            self.counter.lose()
+            raise MalformedData(
+                f"the drive failed {command.name} without saying why;"
+                " power-cycle the drive and try again"
+            )
+        condition = check_condition(completion.sense, command.name)
+        self.statistics.check_conditions += 1
+        if isinstance(condition, Recovered):
+            self.statistics.recovered_errors += 1
+        if command.moves_medium and not _tells_position(condition):
+            self.counter.lose()
+        return condition
+
+    async def _is_passed(self, command: Command, condition: CheckCondition, attempt: int) -> bool:
+        """Whether the command may simply be sent again."""
+        if isinstance(condition, UnitAttention):
+            self.statistics.unit_attentions += 1
+            telemetry.event(telemetry.UNIT_ATTENTION, sense=condition.sense.code)
+            if self.in_session and isinstance(condition, MediumChanged | PowerOnReset):
+                self._doubt = condition.sense
+                self.counter.lose()
+                return False
+            if isinstance(condition, ModeParametersChanged) and self._reselect and self.in_session:
+                # MODE SELECT itself may report the same once more; it must not come back here.
+                reselect, self._reselect = self._reselect, None
+                try:
+                    await reselect()
+                finally:
+                    self._reselect = reselect
+            return attempt < ATTEMPTS_MAX
+        if isinstance(condition, DeferredError):
+            return condition.reaction is Reaction.SUCCESS and attempt < ATTEMPTS_MAX
+        if isinstance(condition, AbortedCommand) and not isinstance(condition, OverlappedCommands):
+            return not command.moves_medium and attempt < ABORTED_ATTEMPTS_MAX
+        return False
+
+
+def _tells_position(condition: CheckCondition) -> bool:
+    """Whether the head is where it was, or where the condition itself says."""
+    if isinstance(condition, DeferredError):
+        return condition.reaction is Reaction.SUCCESS
+    if isinstance(condition, MediumChanged | PowerOnReset):
+        return False
+    if isinstance(condition, UnitAttention | UnknownOpcode | WriteProtectedCondition):
+        return True
+    return condition.reaction in (Reaction.SUCCESS, Reaction.RESULT)

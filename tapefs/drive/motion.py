@@ -1,0 +1,256 @@
+"""The part of a drive that moves: rewind, locate, space, and say where the head stands."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from tapefs.drive.position import PositionMismatch, TapeAddress, TapePosition
+from tapefs.drive.probe import Capabilities
+from tapefs.scsi.cdb import (
+    Locate10,
+    Locate16,
+    PositionForm,
+    ReadPosition,
+    Rewind,
+    Space6,
+    SpaceCode,
+)
+from tapefs.scsi.data import LongPosition, ShortPosition
+from tapefs.scsi.sense import (
+    BeginningOfMedium,
+    CheckCondition,
+    EndOfData,
+    FilemarkDetected,
+    IllegalRequest,
+    Reaction,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tapefs.drive.initiator import Initiator
+
+    _Space = Callable[[int], Awaitable[None]]
+
+# The largest count that SPACE(6) can carry.
+SPACE_COUNT_MAX: Final = 0x7FFFFF
+
+
+class TapeMotion:
+    """Positioning over an initiator. `TapeDrive` is what callers use."""
+
+    def __init__(self, initiator: Initiator) -> None:
+        self._initiator = initiator
+        self._counter = initiator.counter
+        self.capabilities = Capabilities()
+
+    async def rewind(self) -> None:
+        """Go to the beginning; what the drive has buffered is written first."""
+        await self._initiator.run(Rewind())
+        self._counter.place(0, 0, 0)
+
+    async def position(self) -> TapePosition:
+        """What is known about where the head stands.
+
+        Asks the drive where READ POSITION works, and returns what was counted where it does not.
+        Raises PositionMismatch when drive and count disagree; the position is unknown then, and
+        the next call returns the drive's word.
+        """
+        reported = await self._reported_position()
+        here = self._counter
+        if reported.block is None:
+            return here.snapshot()
+        if here.block is not None and here.block != reported.block:
+            counted = here.block
+            here.lose()
+            raise PositionMismatch(
+                f"the drive stands at block {reported.block} instead of {counted}; make sure that"
+                " nothing else uses the drive, and mount the tape again"
+            )
+        here.block = reported.block
+        if here.file is None:
+            here.file = reported.file
+        if reported.block == 0:
+            here.file = here.block_in_file = 0
+        counted_position = here.snapshot()
+        return dataclasses.replace(
+            counted_position,
+            early_warning=reported.early_warning or counted_position.early_warning,
+        )
+
+    async def _reported_position(self) -> TapePosition:
+        form = self.capabilities.position_form
+        if form is None:
+            return TapePosition()
+        data = (await self._initiator.run(ReadPosition(form))).data
+        if form is PositionForm.LONG:
+            long = LongPosition.unpack(data)
+            return TapePosition(long.block, long.file, early_warning=long.end)
+        short = ShortPosition.unpack(data)
+        return TapePosition(None if short.unknown else short.block, early_warning=short.end)
+
+    async def locate(self, address: TapeAddress) -> None:
+        """Go to `address`. No command is sent when the head is known to be there.
+
+        With LOCATE where the drive has it, else over filemarks, from the beginning when the
+        address lies in an earlier file. Raises EndOfData when the tape ends before it, and
+        leaves the position unknown then.
+        """
+        here = self._counter
+        if (here.block, here.file, here.block_in_file) == dataclasses.astuple(address):
+            return
+        self._initiator.statistics.locates += 1
+        if self.capabilities.locate is False or not await self._locate_block(address.block):
+            await self._space_to(address)
+        here.place(address.block, address.file, address.block_in_file)
+
+    async def _locate_block(self, block: int) -> bool:
+        """LOCATE; False when this turns out to be a drive without it."""
+        try:
+            await self._initiator.run(Locate10(block) if block <= 0xFFFFFFFF else Locate16(block))
+        except IllegalRequest:
+            if self.capabilities.locate:
+                raise
+            self.capabilities = dataclasses.replace(self.capabilities, locate=False)
+            return False
+        if not self.capabilities.locate:
+            self.capabilities = dataclasses.replace(self.capabilities, locate=True)
+        return True
+
+    async def _space_to(self, address: TapeAddress) -> None:
+        here = self._counter
+        file, block_in_file = here.file, here.block_in_file
+        if file is None or file > address.file or (file == address.file and block_in_file is None):
+            await self.rewind()
+            file, block_in_file = 0, 0
+        if file < address.file:
+            block_in_file = 0
+        try:
+            await self.space_filemarks(address.file - file)
+            await self.space_blocks(address.block_in_file - (block_in_file or 0))
+        except (FilemarkDetected, EndOfData):
+            here.lose()
+            raise
+
+    async def space_filemarks(self, count: int) -> None:
+        """Go over `count` filemarks: behind the last one forwards, before it backwards.
+
+        Raises EndOfData when there are fewer ahead (the head is there), BeginningOfMedium when
+        there are fewer behind (the head is there).
+        """
+        if not count:
+            return
+        here = self._counter
+        file = here.file
+        condition = await self._space(SpaceCode.FILEMARKS, count)
+        if condition is None:
+            here.place(None, None if file is None else file + count, 0 if count > 0 else None)
+            return
+        here.lose()
+        left = condition.sense.information
+        if isinstance(condition, EndOfData) and file is not None and left is not None:
+            here.file = file + count - abs(left)
+        raise condition
+
+    async def space_blocks(self, count: int) -> None:
+        """Go over `count` blocks, backwards when negative.
+
+        Raises FilemarkDetected when a filemark comes first (the head is beyond it, seen in the
+        direction of travel), EndOfData or BeginningOfMedium (the head is there).
+        """
+        if not count:
+            return
+        here = self._counter
+        direction = 1 if count > 0 else -1
+        condition = await self._space(SpaceCode.BLOCKS, count)
+        left = 0 if condition is None else condition.sense.information
+        if left is None:
+            here.block = here.block_in_file = None
+        else:
+            # Some drives give the residue of a backward SPACE with the wrong sign.
+            here.pass_records((abs(count) - abs(left)) * direction)
+        here.early_warning = False
+        if isinstance(condition, FilemarkDetected):
+            here.pass_filemarks(direction)
+        if condition is not None:
+            raise condition
+
+    async def _space(self, code: SpaceCode, count: int) -> CheckCondition | None:
+        """SPACE; returns the condition for the caller to count with, or raises."""
+        _, condition = await self._initiator.perform(Space6(code, count))
+        if condition is None or condition.reaction is Reaction.SUCCESS:
+            return None
+        if isinstance(condition, BeginningOfMedium):
+            self._counter.place(0, 0, 0)
+            raise condition
+        if not isinstance(condition, EndOfData | FilemarkDetected):
+            self._fail(condition)
+        return condition
+
+    async def space_to_end_of_data(self) -> TapePosition:
+        """Go to where an append goes, and return all that can be known about that place.
+
+        A drive with READ POSITION says the block (and with its long form the file). On others
+        the filemarks from the beginning and the blocks of the last file are counted, which takes
+        a few motions: then `file` and `block_in_file` are known and `block` is not.
+        """
+        if self.capabilities.read_position:
+            condition = await self._space(SpaceCode.END_OF_DATA, 0)
+            if isinstance(condition, FilemarkDetected):
+                self._fail(condition)
+            self._counter.lose()
+            position = await self.position()
+            if position.block is not None:
+                return position
+        await self._count_files()
+        await self._count_blocks_of_last_file()
+        return self._counter.snapshot()
+
+    async def _count_files(self) -> None:
+        """Go to the end of data so that `file` is known."""
+        here = self._counter
+        if here.file is None:
+            await self.rewind()
+        if await self._ends_within(self.space_filemarks, SPACE_COUNT_MAX) and here.file is None:
+            # A drive that does not say how far it got: one at a time.
+            await self.rewind()
+            file = 0
+            while not await self._ends_within(self.space_filemarks, 1):
+                file += 1
+            here.place(None, file, None)
+
+    async def _count_blocks_of_last_file(self) -> None:
+        """From the end of data with `file` known: go there again so that `block_in_file` is."""
+        here = self._counter
+        file = here.file
+        await self._go_to_start_of_last_file()
+        await self._ends_within(self.space_blocks, SPACE_COUNT_MAX)
+        if here.block_in_file is None:
+            here.file = file
+            await self._go_to_start_of_last_file()
+            count = 0
+            while not await self._ends_within(self.space_blocks, 1):
+                count += 1
+            here.place(None, file, count)
+
+    async def _go_to_start_of_last_file(self) -> None:
+        if self._counter.file == 0:
+            await self.rewind()
+        else:
+            await self.space_filemarks(-1)
+            await self.space_filemarks(1)
+
+    async def _ends_within(self, space: _Space, count: int) -> bool:
+        """Whether spacing forward by `count` met the end of data."""
+        try:
+            await space(count)
+        except EndOfData:
+            return True
+        return False
+
+    def _fail(self, condition: CheckCondition) -> NoReturn:
+        """Raise `condition`, which is the result of nothing that was asked for."""
+        if condition.reaction is Reaction.RESULT:
+            self._counter.lose()
+        raise condition

@@ -1,0 +1,253 @@
+"""Finding out what a drive is and can do, and putting it into the mode tapefs works in.
+
+No command sent here moves the medium. A command that a drive does not have is remembered as a
+capability that is missing, never as an error, except where tapefs cannot do without.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from tapefs.errors import DriveFailed, Fault, MalformedData, NoDrive
+from tapefs.scsi.cdb import (
+    Inquiry,
+    LogSense,
+    ModeSelect6,
+    ModeSelect10,
+    ModeSense6,
+    ModeSense10,
+    PositionForm,
+    ReadBlockLimits,
+    ReadPosition,
+    TestUnitReady,
+)
+from tapefs.scsi.data import (
+    TAPE_DEVICE_TYPE,
+    BlockDescriptor,
+    BlockLimits,
+    LongPosition,
+    ModeParameters,
+    ShortPosition,
+    StandardInquiry,
+    UnitSerialNumber,
+)
+from tapefs.scsi.log import (
+    KIB,
+    MIB,
+    TAPE_CAPACITY_PAGE,
+    VOLUME_STATISTICS_PAGE,
+    LogPage,
+    TapeCapacity,
+)
+from tapefs.scsi.sense import (
+    CheckCondition,
+    DeferredError,
+    IllegalRequest,
+    Reaction,
+    UnitAttention,
+    check_condition,
+)
+
+if TYPE_CHECKING:
+    from tapefs.drive.initiator import Initiator
+    from tapefs.drive.transport import Transport
+
+# A drive may give one false good after power on: the answer must come this often in a row.
+STABLE_ANSWERS: Final = 3
+SETTLE_ATTEMPTS_MAX: Final = 30
+
+_SERIAL_BYTES: Final = 64
+_BUFFERED: Final = 1
+# OnStream's drives call themselves tapes but do not speak SSC.
+_ONSTREAM_PRODUCTS: Final = ("SC-", "DI-", "DP-", "USB", "FW-")
+
+
+class UnsupportedDrive(NoDrive):
+    """Something answers, but it is no tape drive that tapefs can work with."""
+
+    fault = Fault.OPERATOR
+
+
+@dataclass(frozen=True, slots=True)
+class DriveIdentity:
+    """Who the drive is. `serial` is empty when the drive does not tell."""
+
+    vendor: str
+    product: str
+    revision: str
+    serial: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What this drive can do beyond the commands that every tape drive has."""
+
+    # Form of READ POSITION that gives a block number; None when there is none.
+    position_form: PositionForm | None = None
+    # None until the first locate: there is no way to ask without moving.
+    locate: bool | None = None
+    # Unit of log page 31h in bytes; None when the drive has no such page.
+    capacity_unit_bytes: int | None = None
+    volume_statistics: bool = False
+
+    @property
+    def read_position(self) -> bool:
+        """The drive can say where the head stands."""
+        return self.position_form is not None
+
+
+@dataclass(frozen=True, slots=True)
+class MediumSetup:
+    """What was found with the medium in place, after variable blocks were selected."""
+
+    block_limits: BlockLimits
+    write_protected: bool
+    capabilities: Capabilities
+
+
+async def identify(initiator: Initiator) -> DriveIdentity:
+    """Ask who the drive is. Raises UnsupportedDrive when it is no tape drive, or OnStream's."""
+    inquiry = StandardInquiry.unpack((await initiator.run(Inquiry())).data)
+    name = f"{inquiry.vendor} {inquiry.product}"
+    if inquiry.device_type != TAPE_DEVICE_TYPE or inquiry.qualifier:
+        raise UnsupportedDrive(
+            f"{name} is not a tape drive (device type {inquiry.device_type:02X}h);"
+            " name another device"
+        )
+    if inquiry.vendor == "OnStream" and inquiry.product.startswith(_ONSTREAM_PRODUCTS):
+        raise UnsupportedDrive(
+            f"{name} does not use the tape drives' standard commands; use a drive of another make"
+        )
+    try:
+        page = Inquiry(evpd=True, page=0x80, allocation_bytes=_SERIAL_BYTES)
+        serial = UnitSerialNumber.unpack((await initiator.run(page)).data).serial
+    except (IllegalRequest, MalformedData):
+        serial = ""
+    return DriveIdentity(inquiry.vendor, inquiry.product, inquiry.revision, serial)
+
+
+async def settle(transport: Transport) -> CheckCondition | None:
+    """Ask TEST UNIT READY until the answer is stable; return it, None for ready.
+
+    Unit attentions and deferred errors met on the way belong to whoever used the drive before.
+    Raises DriveFailed when the drive never gives the same answer a few times in a row.
+    """
+    code: str | None = None
+    count = 0
+    for _ in range(SETTLE_ATTEMPTS_MAX):
+        completion = await transport.execute(TestUnitReady())
+        condition: CheckCondition | None = None
+        if not completion.good and completion.sense is not None:
+            condition = check_condition(completion.sense, TestUnitReady.name)
+        if isinstance(condition, UnitAttention | DeferredError):
+            count = 0
+            continue
+        answer = condition.sense.code if condition else ""
+        count = count + 1 if answer == code else 1
+        code = answer
+        if count == STABLE_ANSWERS:
+            succeeded = condition is None or condition.reaction is Reaction.SUCCESS
+            return None if succeeded else condition
+    raise DriveFailed(
+        f"the drive gave no stable answer to {SETTLE_ATTEMPTS_MAX} questions whether it is ready;"
+        " power-cycle it and try again"
+    )
+
+
+async def set_up(initiator: Initiator, identity: DriveIdentity) -> MediumSetup:
+    """With a medium loaded: limits, variable blocks, and what the drive can do.
+
+    Raises UnsupportedDrive when the drive cannot write blocks of variable length.
+    """
+    block_limits = BlockLimits.unpack((await initiator.run(ReadBlockLimits())).data)
+    if block_limits.fixed_only:
+        raise UnsupportedDrive(
+            f"{identity.vendor} {identity.product} writes blocks of {block_limits.maximum_bytes}"
+            " bytes only, and tapefs needs variable blocks; use another drive"
+        )
+    modes = await select_variable_blocks(initiator)
+    capabilities = Capabilities(
+        position_form=await _position_form(initiator),
+        capacity_unit_bytes=await _capacity_unit_bytes(initiator, identity),
+        volume_statistics=await _has_volume_statistics(initiator),
+    )
+    return MediumSetup(block_limits, modes.write_protected, capabilities)
+
+
+async def select_variable_blocks(initiator: Initiator) -> ModeParameters:
+    """MODE SELECT of block length 0 and buffered mode, checked with MODE SENSE.
+
+    Returns the parameters in force. Raises UnsupportedDrive when the drive keeps fixed blocks.
+    """
+    modes, ten = await _sensed_modes(initiator)
+    if not _streams(modes):
+        await _select_modes(initiator, modes, ten=ten)
+        modes, ten = await _sensed_modes(initiator)
+    if modes.descriptor is None or modes.descriptor.block_bytes:
+        raise UnsupportedDrive(
+            "the drive does not accept blocks of variable length; use another drive"
+        )
+    return modes
+
+
+def _streams(modes: ModeParameters) -> bool:
+    variable = modes.descriptor is not None and modes.descriptor.block_bytes == 0
+    return variable and modes.buffered_mode != 0
+
+
+async def _sensed_modes(initiator: Initiator) -> tuple[ModeParameters, bool]:
+    """The current parameters, and whether it took the ten-byte command to get them."""
+    try:
+        completion = await initiator.run(ModeSense6())
+    except IllegalRequest:
+        completion = await initiator.run(ModeSense10())
+        return ModeParameters.unpack(completion.data, ten=True), True
+    return ModeParameters.unpack(completion.data), False
+
+
+async def _select_modes(initiator: Initiator, modes: ModeParameters, *, ten: bool) -> None:
+    density = modes.descriptor.density if modes.descriptor else 0
+    wanted = ModeParameters(buffered_mode=_BUFFERED, descriptor=BlockDescriptor(density))
+    parameters = wanted.pack(ten=ten, select=True)
+    command = ModeSelect10 if ten else ModeSelect6
+    try:
+        await initiator.run(command(len(parameters)), parameters)
+    except IllegalRequest:
+        # SCSI-1 and some SCSI-2 drives know no PF bit.
+        await initiator.run(command(len(parameters), page_format=False), parameters)
+
+
+async def _position_form(initiator: Initiator) -> PositionForm | None:
+    try:
+        LongPosition.unpack((await initiator.run(ReadPosition(PositionForm.LONG))).data)
+    except (IllegalRequest, MalformedData):
+        pass
+    else:
+        return PositionForm.LONG
+    try:
+        ShortPosition.unpack((await initiator.run(ReadPosition())).data)
+    except (IllegalRequest, MalformedData):
+        return None
+    return PositionForm.SHORT
+
+
+async def log_page(initiator: Initiator, page: int) -> LogPage | None:
+    """Log page `page`; None when the drive does not have it."""
+    try:
+        return LogPage.unpack((await initiator.run(LogSense(page))).data)
+    except (IllegalRequest, MalformedData):
+        return None
+
+
+async def _capacity_unit_bytes(initiator: Initiator, identity: DriveIdentity) -> int | None:
+    page = await log_page(initiator, TAPE_CAPACITY_PAGE)
+    if page is None or TapeCapacity.from_page(page) is None:
+        return None
+    # The standard leaves the unit open. Sony's manuals say KiB; LTO drives count MiB.
+    return KIB if identity.vendor == "SONY" else MIB
+
+
+async def _has_volume_statistics(initiator: Initiator) -> bool:
+    page = await log_page(initiator, VOLUME_STATISTICS_PAGE)
+    return page is not None and TapeCapacity.from_statistics(page) is not None

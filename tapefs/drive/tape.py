@@ -1,0 +1,321 @@
+"""A tape drive with one medium: read, write, find, and know where the head stands.
+
+Every method sends its commands one after the other and is called by one task at a time: the lane
+that owns the drive. The position is counted in software, which costs nothing per block; READ
+POSITION is asked only by `position`, `space_to_end_of_data` and whoever calls them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from tapefs.drive import probe
+from tapefs.drive.initiator import DriveStatistics, Initiator
+from tapefs.drive.motion import TapeMotion
+from tapefs.drive.position import (
+    PositionUnknown,
+)
+from tapefs.errors import DriveFailed
+from tapefs.scsi.cdb import (
+    LoadUnload,
+    PreventAllowMediumRemoval,
+    Read6,
+    TestUnitReady,
+    Write6,
+    WriteFilemarks6,
+)
+from tapefs.scsi.data import BlockLimits
+from tapefs.scsi.log import (
+    TAPE_ALERT_PAGE,
+    TAPE_CAPACITY_PAGE,
+    VOLUME_STATISTICS_PAGE,
+    TapeAlert,
+    TapeCapacity,
+)
+from tapefs.scsi.sense import (
+    CheckCondition,
+    EarlyWarning,
+    EndOfData,
+    EndOfMedium,
+    FilemarkDetected,
+    IllegalRequest,
+    IncorrectLength,
+    NotReadyCondition,
+    Reaction,
+    WriteProtectedCondition,
+)
+
+if TYPE_CHECKING:
+    from array import array
+
+    from tapefs.drive.probe import DriveIdentity
+    from tapefs.drive.transport import Transport
+    from tapefs.scsi.completion import Completion
+
+POLL_S: Final = 1.0
+# The largest count that SPACE(6) can carry.
+SPACE_COUNT_MAX: Final = 0x7FFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOutcome:
+    """A write that succeeded. `early_warning`: the end of the medium is near."""
+
+    early_warning: bool
+
+
+_WRITTEN: Final = WriteOutcome(early_warning=False)
+_WRITTEN_NEAR_END: Final = WriteOutcome(early_warning=True)
+
+
+class TapeDrive(TapeMotion):
+    """One drive over one transport. Built by `open` only.
+
+    All methods raise DriveGone and DriveFailed when the wire fails, and a CheckCondition
+    (`tapefs.scsi.sense`) when the drive reports something that is not the success of the call.
+    MediumChanged and PowerOnReset say that nothing known about the medium holds any more: from
+    then on every command that moves the medium raises the same, until `wait_ready`.
+    """
+
+    def __init__(self, transport: Transport, initiator: Initiator, identity: DriveIdentity) -> None:
+        super().__init__(initiator)
+        self._transport = transport
+        self._read = Read6(0)
+        self._write = Write6(0)
+        self.identity = identity
+        self.block_limits = BlockLimits(0, 0)
+        self.write_protected = False
+        self.medium_loaded = False
+
+    @classmethod
+    async def open(cls, transport: Transport) -> TapeDrive:
+        """Identify the drive and, when a medium is loaded and ready, set it up; moves no tape.
+
+        Without a ready medium `medium_loaded` is False and only `wait_ready`, `test_ready` and
+        `load` make sense. Raises UnsupportedDrive for what is not a tape drive with variable
+        blocks. The transport stays the caller's until this returns; then `aclose` closes it.
+        """
+        initiator = Initiator(transport)
+        identity = await probe.identify(initiator)
+        drive = cls(transport, initiator, identity)
+        if await probe.settle(transport) is None:
+            await drive._set_up()
+        return drive
+
+    async def aclose(self) -> None:
+        """Close the transport. Nothing is flushed or rewound."""
+        await self._initiator.aclose()
+
+    def statistics(self) -> DriveStatistics:
+        """A copy of the counters since `open`."""
+        return dataclasses.replace(self._initiator.statistics)
+
+    # Readiness
+
+    async def test_ready(self) -> bool:
+        """Whether the medium can be used now.
+
+        Raises MediumChanged or PowerOnReset when that happened since the last command.
+        """
+        _, condition = await self._initiator.perform(TestUnitReady())
+        if condition is None or condition.reaction is Reaction.SUCCESS:
+            return self.medium_loaded
+        if not isinstance(condition, NotReadyCondition):
+            raise condition
+        return False
+
+    async def wait_ready(self, deadline_s: float) -> None:
+        """Wait until the medium is ready, at most `deadline_s` seconds from now, and set it up.
+
+        Calling it declares that the caller knows nothing about the medium and will look: doubt
+        left by MediumChanged or PowerOnReset ends here, and the position is unknown. Raises the
+        NotReadyCondition that still stood at the deadline, at once when waiting cannot help.
+        """
+        self._initiator.end_session()
+        self.medium_loaded = False
+        deadline = trio.current_time() + deadline_s
+        loaded = False
+        while (condition := await probe.settle(self._transport)) is not None:
+            hopeless = condition.reaction is Reaction.STOP
+            if hopeless or not isinstance(condition, NotReadyCondition):
+                raise condition
+            if trio.current_time() + POLL_S > deadline:
+                raise condition
+            if condition.reaction is Reaction.LOAD and not loaded:
+                loaded = True
+                await self._initiator.perform(LoadUnload(load=True))
+                continue
+            await trio.sleep(POLL_S)
+        await self._set_up()
+
+    async def load(self, deadline_s: float = LoadUnload.timeout_s) -> None:
+        """Load the cartridge that is in the drive, wait for it and set it up.
+
+        Raises NoMedium when there is none, and what `wait_ready` raises.
+        """
+        self._initiator.end_session()
+        await self._initiator.run(LoadUnload(load=True))
+        await self.wait_ready(deadline_s)
+
+    async def unload(self) -> None:
+        """Write out the drive's buffer, rewind and eject. Allows removal first."""
+        await self.prevent_removal(prevent=False)
+        try:
+            await self._initiator.run(LoadUnload(load=False))
+        finally:
+            self._initiator.end_session()
+            self.medium_loaded = False
+
+    async def prevent_removal(self, prevent: bool) -> bool:
+        """Lock the cartridge in the drive, or free it. False: the drive cannot do that."""
+        try:
+            await self._initiator.run(PreventAllowMediumRemoval(prevent))
+        except IllegalRequest:
+            return False
+        return True
+
+    async def _set_up(self) -> None:
+        found = await probe.set_up(self._initiator, self.identity)
+        self.block_limits = found.block_limits
+        self.write_protected = found.write_protected
+        # Whether there is a LOCATE was learnt from the drive, not from the medium.
+        locate = self.capabilities.locate
+        self.capabilities = dataclasses.replace(found.capabilities, locate=locate)
+        self._counter.lose()
+        self._initiator.begin_session(self._reselect)
+        self.medium_loaded = True
+
+    async def _reselect(self) -> None:
+        await probe.select_variable_blocks(self._initiator)
+
+    # Reading and writing
+
+    async def read_block(self, into: array[int]) -> int:
+        """Read the next block into `into` (an array of bytes) and return its length in bytes.
+
+        Raises FilemarkDetected (the head is behind the mark), EndOfData (the head stays there),
+        IncorrectLength when the block is longer than `into` (the head is behind the block, `into`
+        means nothing), MediumError and others (the position is unknown then).
+        """
+        command = self._read
+        if command.transfer_length != len(into):
+            command = self._read = Read6(len(into))
+        completion, condition = await self._initiator.perform(command, into)
+        if condition is None:
+            length = len(completion.data)
+        else:
+            length = self._length_read(condition, completion, len(into))
+        self._counter.pass_records()
+        statistics = self._initiator.statistics
+        statistics.blocks_read += 1
+        statistics.bytes_read += length
+        return length
+
+    def _length_read(
+        self, condition: CheckCondition, completion: Completion, asked_bytes: int
+    ) -> int:
+        """Length of the block that came with `condition`; raises when none came.
+
+        INFORMATION outranks what the wire counted: bridges get their residue wrong.
+        """
+        if isinstance(condition, FilemarkDetected):
+            self._counter.pass_filemarks()
+            raise condition
+        if isinstance(condition, EndOfData):
+            raise condition
+        if isinstance(condition, IncorrectLength):
+            shortage = condition.sense.information
+            length = len(completion.data) if shortage is None else asked_bytes - shortage
+            # Overlength may come as a negative number or, from some drives, as none at all.
+            if not 0 <= length <= asked_bytes or shortage == 0:
+                self._counter.pass_records()
+                raise condition
+            if length > len(completion.data):
+                self._counter.lose()
+                raise DriveFailed(
+                    f"the drive reports a block of {length} bytes but sent only"
+                    f" {len(completion.data)}; check cable and adapter, then try again"
+                ) from condition
+            return length
+        if condition.reaction is not Reaction.SUCCESS:
+            self._fail(condition)
+        return len(completion.data)
+
+    async def write_block(self, data: array[int]) -> WriteOutcome:
+        """Write one block. Everything behind it is logically gone afterwards.
+
+        Success means that the drive has it, in its buffer or on tape; `write_filemarks` makes it
+        safe. Raises PositionUnknown when nobody knows where it would go, EndOfMedium at the hard
+        end (`sense.information`: bytes missing, earlier blocks in the buffer included), and
+        DeferredError when an earlier block was lost.
+        """
+        self._demand_position()
+        command = self._write
+        if command.transfer_length != len(data):
+            command = self._write = Write6(len(data))
+        _, condition = await self._initiator.perform(command, data)
+        outcome = _WRITTEN if condition is None else self._write_outcome(condition)
+        self._counter.pass_records()
+        statistics = self._initiator.statistics
+        statistics.blocks_written += 1
+        statistics.bytes_written += len(data)
+        return outcome
+
+    async def write_filemarks(self, count: int) -> WriteOutcome:
+        """Write `count` filemarks, and return when all that was written before is on tape too.
+
+        With `count` 0 that flush is all it does. Never immediate (SSC-4, WRITE FILEMARKS).
+        Raises like `write_block`.
+        """
+        if count:
+            self._demand_position()
+        _, condition = await self._initiator.perform(WriteFilemarks6(count))
+        outcome = _WRITTEN if condition is None else self._write_outcome(condition)
+        self._counter.pass_filemarks(count)
+        self._initiator.statistics.filemarks_written += count
+        return outcome
+
+    def _write_outcome(self, condition: CheckCondition) -> WriteOutcome:
+        if isinstance(condition, EarlyWarning):
+            if condition.sense.information:
+                # Early warning means written. With something left over it is the hard end.
+                self._counter.lose()
+                raise EndOfMedium(str(condition), condition.sense, Reaction.FULL)
+            self._counter.early_warning = True
+            return _WRITTEN_NEAR_END
+        if condition.reaction is not Reaction.SUCCESS:
+            if isinstance(condition, WriteProtectedCondition):
+                self.write_protected = True
+            self._fail(condition)
+        return _WRITTEN_NEAR_END if self._counter.early_warning else _WRITTEN
+
+    def _demand_position(self) -> None:
+        counter = self._counter
+        if counter.block is None and counter.file is None:
+            raise PositionUnknown(
+                "nothing may be written while the position on tape is unknown; mount the tape again"
+            )
+
+    # What the drive says about itself
+
+    async def capacity(self) -> TapeCapacity | None:
+        """Room on the tape without compression, as far as the drive tells; else None.
+
+        What is still in the drive's buffer may not be counted yet.
+        """
+        if (unit_bytes := self.capabilities.capacity_unit_bytes) is not None:
+            page = await probe.log_page(self._initiator, TAPE_CAPACITY_PAGE)
+            return TapeCapacity.from_page(page, unit_bytes) if page else None
+        if self.capabilities.volume_statistics:
+            page = await probe.log_page(self._initiator, VOLUME_STATISTICS_PAGE)
+            return TapeCapacity.from_statistics(page) if page else None
+        return None
+
+    async def tape_alerts(self) -> TapeAlert:
+        """TapeAlert flags that stand; none when the drive does not have them. Reading clears."""
+        page = await probe.log_page(self._initiator, TAPE_ALERT_PAGE)
+        return TapeAlert.from_page(page) if page else TapeAlert()
