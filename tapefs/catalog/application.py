@@ -1,0 +1,219 @@
+"""Applying one tape file's journal to the tape view's tables.
+
+The result depends only on the rows before and on the entries, in their order: the daemon that
+wrote a tape and one that rebuilds from it arrive at the same rows, cookies included.
+"""
+
+# ruff: noqa: S608 (every part of a statement is a constant)
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, Final
+
+from tapefs.catalog.database import sentences
+from tapefs.catalog.extents import cut_extents, insert_extent
+from tapefs.catalog.rows import S_IFDIR, S_IFMT
+from tapefs.entries import Entry, Extent, ExtentEntry, InodeEntry, LinkEntry, UnlinkEntry
+from tapefs.errors import DamagedTape
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from tapefs.catalog.database import Database
+
+# Notes kept in memory before they go to the temporary tables.
+_NOTES_MAX: Final = 10_000
+
+
+# The type of an inode is part of its identity, and its link count follows from the names.
+_UPSERT_INODE: Final = f"""
+INSERT INTO inode (ino, mode, uid, gid, nlink, size, rdev, atime_ns, mtime_ns, ctime_ns,
+                   target, sha256, xxh128)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (ino) DO UPDATE SET
+    mode = excluded.mode, uid = excluded.uid, gid = excluded.gid, size = excluded.size,
+    rdev = excluded.rdev, atime_ns = excluded.atime_ns, mtime_ns = excluded.mtime_ns,
+    ctime_ns = excluded.ctime_ns, target = excluded.target, sha256 = excluded.sha256,
+    xxh128 = excluded.xxh128
+WHERE inode.mode & {S_IFMT} = excluded.mode & {S_IFMT}
+"""
+
+_LINK: Final = """
+INSERT INTO dentry (parent, name, ino) VALUES (?, ?, ?)
+ON CONFLICT (parent, name) DO UPDATE SET ino = excluded.ino
+"""
+
+# Subdirectories that came to and went from each directory, added to what it had.
+_COUNT_SUBDIRECTORIES: Final = f"""
+UPDATE inode SET nlink = nlink + change.subdirectories
+FROM (SELECT moved.parent AS parent, sum(moved.delta) AS subdirectories
+      FROM moved JOIN inode AS child ON child.ino = moved.ino
+      WHERE child.mode & {S_IFMT} = {S_IFDIR} GROUP BY moved.parent) AS change
+WHERE inode.ino = change.parent AND change.subdirectories <> 0
+"""
+
+_COUNT_LINKS: Final = f"""
+UPDATE inode SET nlink = (SELECT count(*) FROM dentry WHERE dentry.ino = inode.ino)
+WHERE ino IN (SELECT ino FROM touched) AND mode & {S_IFMT} <> {S_IFDIR}
+"""
+
+_REMOVE_UNLINKED: Final = """
+DELETE FROM inode WHERE ino IN (SELECT ino FROM touched) AND ino <> 1
+AND NOT EXISTS (SELECT 1 FROM dentry WHERE dentry.ino = inode.ino)
+"""
+
+_FORGET_LIVING: Final = """
+DELETE FROM touched WHERE EXISTS (SELECT 1 FROM inode WHERE inode.ino = touched.ino)
+"""
+
+TEMPORARY_TABLES: Final = (
+    # Inodes that entries of this journal concern.
+    "CREATE TEMP TABLE touched (ino INTEGER PRIMARY KEY)",
+    # Names that came (+1) and went (-1): of which directory, and what they stood for.
+    "CREATE TEMP TABLE moved (parent INTEGER, ino INTEGER, delta INTEGER)",
+)
+
+
+@functools.cache
+def _checks() -> list[tuple[str, str]]:
+    return sentences("journal_checks.sql")
+
+
+class Application:
+    """One journal being applied, within a transaction of the caller.
+
+    Call `add` for every entry in order, then `finish`. Memory is bounded; what has to be
+    remembered until the end stands in temporary tables.
+    """
+
+    def __init__(self, database: Database, sequence: int, next_ino: int) -> None:
+        self._database = database
+        self._sequence = sequence
+        # One more than the highest inode number seen so far, in this journal or before.
+        self.next_ino = next_ino
+        self._touched: set[int] = set()
+        self._moved: list[tuple[int, int, int]] = []
+        self._handlers: dict[type[Entry], Callable[[Any], None]] = {
+            InodeEntry: self._inode,
+            ExtentEntry: self._extent,
+            LinkEntry: self._link,
+            UnlinkEntry: self._unlink,
+        }
+        database.execute("DELETE FROM touched")
+        database.execute("DELETE FROM moved")
+
+    def add_all(self, entries: Iterable[Entry]) -> None:
+        """Apply `entries` one after the other."""
+        for entry in entries:
+            self._handlers[type(entry)](entry)
+            if len(self._touched) >= _NOTES_MAX or len(self._moved) >= _NOTES_MAX:
+                self._note()
+
+    def finish(self) -> None:
+        """Count links anew, drop inodes without any, check what is left.
+
+        Raises DamagedTape when the names do not form a tree of described inodes.
+        """
+        self._note()
+        self._database.execute(_COUNT_SUBDIRECTORIES)
+        self._database.execute(_COUNT_LINKS)
+        for sentence, query in _checks():
+            row = self._database.first(query)
+            if row is not None:
+                raise self._damaged(sentence.format(row[0]))
+        self._database.execute(_REMOVE_UNLINKED)
+        self._database.execute(_FORGET_LIVING)
+        for table in ("xattr", "extent"):
+            self._database.execute(f"DELETE FROM {table} WHERE ino IN (SELECT ino FROM touched)")
+        self._database.execute("DELETE FROM touched")
+        self._database.execute("DELETE FROM moved")
+
+    def _inode(self, entry: InodeEntry) -> None:
+        known = not self._is_new(entry.ino)
+        is_directory = entry.mode & S_IFMT == S_IFDIR
+        changed_count = self._database.execute(
+            _UPSERT_INODE,
+            (
+                entry.ino,
+                entry.mode,
+                entry.uid,
+                entry.gid,
+                2 if is_directory else 0,
+                entry.size,
+                entry.rdev,
+                entry.atime_ns,
+                entry.mtime_ns,
+                entry.ctime_ns,
+                entry.target,
+                entry.sha256,
+                entry.xxh128,
+            ),
+        )
+        if not changed_count:
+            raise self._damaged(f"changes the type of inode {entry.ino}")
+        if known:
+            self._database.execute("DELETE FROM xattr WHERE ino = ?", (entry.ino,))
+            cut_extents(self._database, entry.ino, entry.size)
+        for name, value in entry.xattrs.items():
+            self._database.execute(
+                "INSERT INTO xattr (ino, name, value) VALUES (?, ?, ?)", (entry.ino, name, value)
+            )
+
+    def _extent(self, entry: ExtentEntry) -> None:
+        self._is_new(entry.ino)
+        insert_extent(
+            self._database,
+            Extent(entry.ino, entry.offset, entry.length, self._sequence, entry.position),
+        )
+
+    def _link(self, entry: LinkEntry) -> None:
+        parent, name, ino = entry.parent, entry.name, entry.ino
+        self._is_new(ino)
+        replaced = self._named(parent, name)
+        if replaced == ino:
+            return
+        if replaced is not None:
+            self._touched.add(replaced)
+            self._moved.append((parent, replaced, -1))
+        self._database.execute(_LINK, (parent, name, ino))
+        self._moved.append((parent, ino, 1))
+
+    def _unlink(self, entry: UnlinkEntry) -> None:
+        gone = self._named(entry.parent, entry.name)
+        if gone is None:
+            return
+        self._database.execute(
+            "DELETE FROM dentry WHERE parent = ? AND name = ?", (entry.parent, entry.name)
+        )
+        self._touched.add(gone)
+        self._moved.append((entry.parent, gone, -1))
+
+    def _named(self, parent: int, name: bytes) -> int | None:
+        row = self._database.first(
+            "SELECT ino FROM dentry WHERE parent = ? AND name = ?", (parent, name)
+        )
+        return row[0] if row else None
+
+    def _is_new(self, ino: int) -> bool:
+        """Note that an entry concerns `ino`; tells whether none ever did before."""
+        self._touched.add(ino)
+        if ino < self.next_ino:
+            return False
+        self.next_ino = ino + 1
+        return True
+
+    def _note(self) -> None:
+        self._database.execute_many(
+            "INSERT OR IGNORE INTO touched (ino) VALUES (?)", [(ino,) for ino in self._touched]
+        )
+        self._database.execute_many(
+            "INSERT INTO moved (parent, ino, delta) VALUES (?, ?, ?)", self._moved
+        )
+        self._touched.clear()
+        self._moved.clear()
+
+    def _damaged(self, what: str) -> DamagedTape:
+        return DamagedTape(
+            f"the journal of tape file {self._sequence} {what}; mount an earlier checkpoint "
+            "or restore with tar"
+        )

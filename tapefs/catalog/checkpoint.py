@@ -1,0 +1,169 @@
+"""The tape view as a file of its own: written for a checkpoint, and read back without trust."""
+
+# ruff: noqa: S608 (every part of a statement is a constant)
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+from tapefs.catalog.database import (
+    APPLICATION_TAPE,
+    CACHE_BYTES,
+    SCHEMA_VERSION,
+    building,
+    primary_code,
+    run_scripts,
+    sentences,
+    translated,
+)
+from tapefs.catalog.rows import EXTENT_COLUMNS, INODE_COLUMNS, TAPE_FILE_COLUMNS
+from tapefs.errors import DamagedTape, StateUnusable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Every table with its columns and the order that makes a copy the same each time.
+_TABLES: Final = {
+    "setting": ("name, value", "name"),
+    "tape_file": (TAPE_FILE_COLUMNS, "sequence"),
+    "inode": (INODE_COLUMNS, "ino"),
+    "dentry": ("cookie, parent, name, ino", "cookie"),
+    "xattr": ("ino, name, value", "ino, name"),
+    "extent": (EXTENT_COLUMNS, "ino, offset"),
+}
+_SETTINGS: Final[dict[str, type]] = {
+    "volume_uuid": str,
+    "name": str,
+    "record_bytes": int,
+    "created_ns": int,
+    "next_ino": int,
+}
+
+
+def export_view(source: Path, path: Path) -> None:
+    """Copy the committed rows of the tape view `source` to the new file `path`.
+
+    The copy has tables only, written in one order, so that equal rows give equal bytes. Raises
+    StateUnusable when it cannot be written, or when `path` exists.
+    """
+    with building(path, APPLICATION_TAPE, "namespace.sql") as connection:
+        _create_tape_tables(connection)
+        connection.execute("ATTACH ? AS source", (f"{source.absolute().as_uri()}?mode=ro",))
+        connection.execute("BEGIN")
+        for table, (columns, order) in _TABLES.items():
+            connection.execute(
+                f"INSERT INTO main.{table} ({columns})"
+                f" SELECT {columns} FROM source.{table} ORDER BY {order}"
+            )
+        connection.execute("COMMIT")
+        connection.execute("DETACH source")
+
+
+def import_view(checkpoint: Path, path: Path) -> None:
+    """Make the tape view `path` from the copy `checkpoint`, which may hold anything.
+
+    The copy's structure is checked, its rows go one by one through this package's own
+    constraints, and what they say is checked as a whole. Raises DamagedTape, StateUnusable.
+    """
+    if not checkpoint.is_file():
+        raise StateUnusable(f"{checkpoint} cannot be used: it is not a file; check its disk")
+    scripts = ("namespace.sql", "tape.sql")
+    with building(path, APPLICATION_TAPE, *scripts) as connection:
+        try:
+            _copy_checked(checkpoint, connection)
+            run_scripts(connection, "namespace_index.sql")
+            for sentence, query in sentences("view_checks.sql"):
+                if connection.execute(query).fetchone():
+                    raise _damaged(sentence)
+        except (sqlite3.Error, OverflowError) as exc:
+            if isinstance(exc, sqlite3.OperationalError) and primary_code(exc) in (
+                sqlite3.SQLITE_FULL,
+                sqlite3.SQLITE_IOERR,
+            ):
+                raise
+            raise _damaged(f"cannot be read ({exc})") from exc
+
+
+def _copy_checked(checkpoint: Path, connection: sqlite3.Connection) -> None:
+    # immutable: no lock, no log; the copy belongs to us alone and stands by itself.
+    uri = f"{checkpoint.absolute().as_uri()}?mode=ro&immutable=1"
+    with translated(checkpoint):
+        source = sqlite3.connect(uri, uri=True, isolation_level=None)
+    try:
+        for pragma in (
+            "trusted_schema = OFF",
+            "cell_size_check = ON",
+            "query_only = ON",
+            f"cache_size = -{CACHE_BYTES // 1024}",
+        ):
+            source.execute(f"PRAGMA {pragma}")
+        _check_structure(source)
+        connection.execute("BEGIN")
+        for table, (columns, order) in _TABLES.items():
+            # Row by row: SQLite's own table-to-table copy may take over pages unseen.
+            marks = ", ".join("?" * len(columns.split(", ")))
+            connection.executemany(
+                f"INSERT INTO {table} ({columns}) VALUES ({marks})",
+                source.execute(f"SELECT {columns} FROM {table} ORDER BY {order}"),
+            )
+        _check_settings(connection)
+        connection.execute("COMMIT")
+    finally:
+        source.close()
+
+
+def _check_structure(source: sqlite3.Connection) -> None:
+    """Accept plain tables with our names only: a view or trigger could run anything."""
+    (mark,) = source.execute("PRAGMA application_id").fetchone()
+    (version,) = source.execute("PRAGMA user_version").fetchone()
+    if mark != APPLICATION_TAPE:
+        raise _damaged("is not a catalog")
+    if version != SCHEMA_VERSION:
+        raise DamagedTape(
+            f"the catalog in the checkpoint has layout {version}, this tapefs knows "
+            f"{SCHEMA_VERSION}; use a newer tapefs, or restore with tar"
+        )
+    found: dict[str, Any] = {}
+    for kind, name, sql in source.execute("SELECT type, name, sql FROM sqlite_schema"):
+        # Indexes that SQLite makes for a primary key have no text.
+        if kind == "index" and sql is None:
+            continue
+        if kind != "table" or name not in _TABLES:
+            raise _damaged(f"holds an unexpected {kind} '{name}'")
+        found[name] = sql
+    if found.keys() != _TABLES.keys():
+        raise _damaged("lacks a table")
+    for name in _TABLES:
+        kinds = [row[2] for row in source.execute("PRAGMA table_list") if row[1] == name]
+        hidden = [row[6] for row in source.execute(f"PRAGMA table_xinfo({name})")]
+        if kinds != ["table"] or any(hidden):
+            raise _damaged(f"holds '{name}' as something else than a plain table")
+    (verdict,) = source.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise _damaged(f"is not intact ({verdict})")
+
+
+def _check_settings(connection: sqlite3.Connection) -> None:
+    values = dict(connection.execute("SELECT name, value FROM setting"))
+    kinds = {name: type(value) for name, value in values.items()}
+    if kinds != _SETTINGS:
+        raise _damaged("lacks settings of the volume, or has unknown ones")
+    try:
+        UUID(values["volume_uuid"])
+    except ValueError as exc:
+        raise _damaged("has no volume UUID") from exc
+    if values["record_bytes"] <= 0:
+        raise _damaged("has no record size")
+
+
+def _create_tape_tables(connection: sqlite3.Connection) -> None:
+    """The tables of tape.sql without their indexes."""
+    run_scripts(connection, "tape.sql")
+    connection.execute("DROP INDEX tape_file_checkpoint")
+
+
+def _damaged(what: str) -> DamagedTape:
+    return DamagedTape(
+        f"the catalog in the checkpoint {what}; take an earlier checkpoint, or restore with tar"
+    )

@@ -1,0 +1,26 @@
+-- What a journal must not leave behind. Each query gives the number of an inode for which the
+-- sentence above it is true, or no row.
+
+--! names inode {} without describing it
+SELECT touched.ino FROM touched LEFT JOIN inode USING (ino)
+WHERE inode.ino IS NULL AND EXISTS (SELECT 1 FROM dentry WHERE dentry.ino = touched.ino)
+LIMIT 1;
+
+--! puts a name into {}, which is not a directory
+SELECT holder.parent FROM (SELECT DISTINCT parent FROM moved WHERE delta > 0) AS holder
+LEFT JOIN inode ON inode.ino = holder.parent AND inode.mode & 61440 = 16384
+WHERE inode.ino IS NULL AND EXISTS (SELECT 1 FROM dentry WHERE dentry.parent = holder.parent)
+LIMIT 1;
+
+--! gives directory {} more than one name
+SELECT inode.ino FROM touched JOIN inode USING (ino)
+WHERE inode.mode & 61440 = 16384
+AND (SELECT count(*) FROM dentry WHERE dentry.ino = inode.ino)
+    > CASE inode.ino WHEN 1 THEN 0 ELSE 1 END
+LIMIT 1;
+
+--! removes directory {} but leaves names in it
+SELECT touched.ino FROM touched
+WHERE touched.ino <> 1 AND NOT EXISTS (SELECT 1 FROM dentry WHERE dentry.ino = touched.ino)
+AND EXISTS (SELECT 1 FROM dentry WHERE dentry.parent = touched.ino)
+LIMIT 1;

@@ -1,0 +1,97 @@
+"""A frozen view of the live catalog for the archiver, while the catalog itself moves on."""
+
+# ruff: noqa: S608 (every part of a statement is a constant)
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from tapefs.catalog.database import APPLICATION_LIVE, Database
+from tapefs.catalog.namespace import Namespace
+from tapefs.catalog.rows import STAGED_COLUMNS, Staged, staged_from
+from tapefs.entries import Inode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from types import TracebackType
+
+
+class Snapshot(Namespace):
+    """The live catalog as it was committed when this was opened.
+
+    Open it right after `Catalog.close_epoch`, with no await between, and it holds exactly the
+    changes up to that epoch. It may be used from a worker thread, by one caller at a time. The
+    write-ahead log cannot be folded while it is open, so it should live for a segment, not for
+    days. Methods raise StateUnusable when the file cannot be read.
+    """
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        database.execute("BEGIN")
+        # The view is taken by the first read, not by BEGIN.
+        self.epoch = database.integer_setting("epoch") - 1
+
+    @classmethod
+    def open(cls, path: Path) -> Snapshot:
+        """A snapshot of the live catalog in `path`. Raises StateUnusable."""
+        database = Database.open(path, APPLICATION_LIVE, read_only=True, any_thread=True)
+        try:
+            return cls(database)
+        except BaseException:
+            database.close()
+            raise
+
+    def inode(self, ino: int) -> Inode | None:
+        """An inode as it was, or None when it was gone."""
+        row = self._inode_values(ino)
+        return Inode(*row) if row else None
+
+    def dirty_staged(self) -> Iterator[Staged]:
+        """The files with content that is not on tape yet, by inode number."""
+        for row in self._database.stream(
+            f"SELECT {STAGED_COLUMNS} FROM staged WHERE dirty_bytes > 0 ORDER BY ino"
+        ):
+            yield staged_from(row)
+
+    def staged(self, ino: int) -> Staged | None:
+        """What the spool held of a file, or None."""
+        row = self._database.first(
+            f"SELECT {STAGED_COLUMNS} FROM staged WHERE ino = ?",
+            (ino,),
+        )
+        return staged_from(row) if row else None
+
+    def changed_inodes(self) -> Iterator[int]:
+        """The inodes that changed or went since a closed segment told of them, in order."""
+        for row in self._database.stream("SELECT ino FROM inode_change ORDER BY ino"):
+            yield row[0]
+
+    def changed_dentries(self) -> Iterator[tuple[int, bytes, int | None]]:
+        """The names that changed, as (directory, name, inode now or None), in order."""
+        yield from self._database.stream(
+            "SELECT parent, name, ino FROM dentry_change LEFT JOIN dentry USING (parent, name)"
+            " ORDER BY parent, name"
+        )
+
+    def change_counts(self) -> tuple[int, int]:
+        """How many inodes and how many names changed."""
+        row = self._database.first(
+            "SELECT (SELECT count(*) FROM inode_change), (SELECT count(*) FROM dentry_change)"
+        )
+        assert row is not None
+        return row[0], row[1]
+
+    def close(self) -> None:
+        """Let the view go. May be called again."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

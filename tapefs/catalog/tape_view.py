@@ -1,0 +1,234 @@
+"""The tape view: exactly what the tape says, as of its last closed tape file.
+
+It is written only by applying journals, by the same code while mounted and when rolling forward,
+so that a view rebuilt from tape equals the one that was there before, row for row.
+"""
+
+# ruff: noqa: S608 (every part of a statement is a constant)
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+from tapefs.catalog.application import TEMPORARY_TABLES, Application
+from tapefs.catalog.checkpoint import export_view, import_view
+from tapefs.catalog.database import APPLICATION_TAPE, Database, building
+from tapefs.catalog.namespace import Namespace
+from tapefs.catalog.rows import TAPE_FILE_COLUMNS, Counts, VolumeSettings, tape_file_from
+from tapefs.entries import ROOT_INO, Entry, Inode, TapeFile
+from tapefs.errors import DamagedTape, WrongTape
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+# The label and its filemark are blocks 0 and 1.
+FIRST_BLOCK: Final = 2
+_ROOT_MODE: Final = 0o040755
+_SELECT_FILE: Final = f"SELECT {TAPE_FILE_COLUMNS} FROM tape_file"
+
+
+class TapeView(Namespace):
+    """The catalog of one volume as the tape has it.
+
+    Synchronous. May be used from any thread, by one caller at a time. `export` alone may run
+    beside everything else. Methods raise StateUnusable when the file is damaged or its disk fails.
+    """
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.path = database.path
+        for table in TEMPORARY_TABLES:
+            database.execute(table)
+        self._next_ino = database.integer_setting("next_ino")
+        # The last CRCs that were asked for: reads go through a tape file in order.
+        self._crcs: tuple[int, bytes] = (0, b"")
+
+    @classmethod
+    def create(cls, path: Path, settings: VolumeSettings) -> TapeView:
+        """Make the view of a volume that holds nothing but its label and its root directory.
+
+        Raises StateUnusable when `path` exists or cannot be made.
+        """
+        scripts = ("namespace.sql", "namespace_index.sql", "tape.sql")
+        with building(path, APPLICATION_TAPE, *scripts) as connection:
+            values = {
+                "volume_uuid": str(settings.volume_uuid),
+                "name": settings.name,
+                "record_bytes": settings.record_bytes,
+                "created_ns": settings.created_ns,
+                "next_ino": ROOT_INO + 1,
+            }
+            connection.executemany("INSERT INTO setting VALUES (?, ?)", values.items())
+            created_ns = settings.created_ns
+            connection.execute(
+                "INSERT INTO inode (ino, mode, uid, gid, nlink, size, rdev, atime_ns, mtime_ns,"
+                " ctime_ns) VALUES (?, ?, 0, 0, 2, 0, 0, ?, ?, ?)",
+                (ROOT_INO, _ROOT_MODE, created_ns, created_ns, created_ns),
+            )
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: Path) -> TapeView:
+        """Open the view in `path`. Raises StateUnusable or DriveBusy as `Database.open` does."""
+        database = Database.open(path, APPLICATION_TAPE, any_thread=True)
+        try:
+            return cls(database)
+        except BaseException:
+            database.close()
+            raise
+
+    @classmethod
+    def import_checkpoint(cls, checkpoint: Path, path: Path) -> TapeView:
+        """Make a view in `path` from the (decompressed) copy that a checkpoint holds.
+
+        Nothing in the copy is believed: every row is checked and written anew. Raises DamagedTape
+        when it is not a sound view, StateUnusable when `path` exists or cannot be made.
+        """
+        import_view(checkpoint, path)
+        return cls.open(path)
+
+    def export(self, path: Path) -> None:
+        """Write a standalone copy of what is committed to the new file `path`.
+
+        Equal rows give equal bytes (with one version of SQLite). The copy has no indexes. May run
+        in another thread while this view is in use. Raises StateUnusable.
+        """
+        export_view(self.path, path)
+
+    @property
+    def settings(self) -> VolumeSettings:
+        """What the volume's label says."""
+        return VolumeSettings(
+            UUID(str(self._database.setting("volume_uuid"))),
+            str(self._database.setting("name")),
+            self._database.integer_setting("record_bytes"),
+            self._database.integer_setting("created_ns"),
+        )
+
+    @property
+    def next_ino(self) -> int:
+        """One more than the highest inode number that was ever on this tape."""
+        return self._next_ino
+
+    def apply(self, tape_file: TapeFile, entries: Iterable[Entry]) -> bool:
+        """Record `tape_file` and apply its journal's `entries`, all or nothing.
+
+        Entries are taken one by one; memory does not grow with their number. Returns False, and
+        takes none, when this tape file was applied before. Raises WrongTape when it does not
+        follow the last one without a gap, DamagedTape when the entries contradict each other or
+        hold what no filesystem would. Whatever `entries` raises comes through; nothing is kept.
+        """
+        if not self._follows(tape_file):
+            return False
+        try:
+            with self._database.transaction():
+                application = Application(self._database, tape_file.sequence, self._next_ino)
+                application.add_all(entries)
+                application.finish()
+                self._database.execute(
+                    f"INSERT INTO tape_file ({TAPE_FILE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",
+                    (
+                        tape_file.sequence,
+                        tape_file.kind.value,
+                        tape_file.first_block,
+                        tape_file.record_count,
+                        tape_file.written_ns,
+                        tape_file.crcs,
+                    ),
+                )
+                self._database.set_setting("next_ino", application.next_ino)
+        except (sqlite3.IntegrityError, OverflowError) as exc:
+            raise DamagedTape(
+                f"the journal of tape file {tape_file.sequence} holds an impossible value "
+                f"({exc}); mount an earlier checkpoint or restore with tar"
+            ) from exc
+        self._next_ino = application.next_ino
+        return True
+
+    def last_tape_file(self) -> TapeFile | None:
+        """The last tape file after the label, or None when there is none."""
+        row = self._database.first(f"{_SELECT_FILE} ORDER BY sequence DESC LIMIT 1")
+        return tape_file_from(row) if row else None
+
+    def expected_end_block(self) -> int:
+        """The block at which end of data must stand: after the last tape file's filemark."""
+        last = self.last_tape_file()
+        return last.next_block if last else FIRST_BLOCK
+
+    def tape_files(self) -> Iterator[TapeFile]:
+        """All tape files after the label in order, read one by one."""
+        for row in self._database.stream(f"{_SELECT_FILE} ORDER BY sequence"):
+            yield tape_file_from(row)
+
+    def tape_file(self, sequence: int) -> TapeFile | None:
+        """The tape file with this number, or None."""
+        row = self._database.first(f"{_SELECT_FILE} WHERE sequence = ?", (sequence,))
+        return tape_file_from(row) if row else None
+
+    def record_crc(self, sequence: int, record: int) -> int | None:
+        """CRC-32C of record number `record` of a tape file, or None where it is not known."""
+        if self._crcs[0] != sequence:
+            tape_file = self.tape_file(sequence)
+            if tape_file is None:
+                return None
+            self._crcs = (sequence, tape_file.crcs)
+        crc = self._crcs[1][4 * record : 4 * record + 4]
+        return int.from_bytes(crc, "big") if crc else None
+
+    def last_checkpoint(self) -> TapeFile | None:
+        """The last checkpoint, or None."""
+        row = self._database.first(
+            f"{_SELECT_FILE} WHERE kind = 'checkpoint' ORDER BY sequence DESC LIMIT 1"
+        )
+        return tape_file_from(row) if row else None
+
+    def files_since_checkpoint(self) -> list[TapeFile]:
+        """The tape files after the last checkpoint, or all when there is none, in order."""
+        rows = self._database.rows(
+            f"{_SELECT_FILE} WHERE sequence > coalesce((SELECT max(sequence) FROM tape_file"
+            " WHERE kind = 'checkpoint'), 0) ORDER BY sequence"
+        )
+        return [tape_file_from(row) for row in rows]
+
+    def inode(self, ino: int) -> Inode | None:
+        """An inode as the tape has it, or None."""
+        row = self._inode_values(ino)
+        return Inode(*row) if row else None
+
+    def has_link(self, parent: int, name: bytes) -> bool:
+        """Whether the tape knows `name` in directory `parent`."""
+        return self.lookup(parent, name) is not None
+
+    def has_inode(self, ino: int) -> bool:
+        """Whether the tape knows this inode."""
+        return self._database.first("SELECT 1 FROM inode WHERE ino = ?", (ino,)) is not None
+
+    def counts(self) -> Counts:
+        """How much the view holds. Reads through whole tables: seconds for millions of files."""
+        row = self._database.first(
+            "SELECT (SELECT count(*) FROM inode), (SELECT count(*) FROM dentry), count(*),"
+            " (SELECT count(*) FROM tape_file), coalesce(sum(length), 0) FROM extent"
+        )
+        assert row is not None
+        return Counts(*row)
+
+    def close(self) -> None:
+        """Close the file. May be called again."""
+        self._database.close()
+
+    def _follows(self, tape_file: TapeFile) -> bool:
+        """Whether `tape_file` comes next; False when it is there already."""
+        last = self.last_tape_file()
+        expected_sequence = last.sequence + 1 if last else 1
+        expected_block = last.next_block if last else FIRST_BLOCK
+        if tape_file.sequence < expected_sequence:
+            return False
+        if tape_file.sequence > expected_sequence or tape_file.first_block != expected_block:
+            raise WrongTape(
+                f"tape file {tape_file.sequence} at block {tape_file.first_block} does not follow: "
+                f"the catalog expects tape file {expected_sequence} at block {expected_block}; "
+                "run 'tapefs rebuild'"
+            )
+        return True

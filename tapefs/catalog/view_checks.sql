@@ -1,0 +1,69 @@
+-- What a sound tape view never holds. Each query gives a row when the sentence above it is true.
+
+--! has no root directory
+SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM inode WHERE ino = 1 AND mode & 61440 = 16384);
+
+--! has names in what is no directory
+SELECT 1 FROM dentry LEFT JOIN inode ON inode.ino = dentry.parent
+WHERE inode.ino IS NULL OR mode & 61440 <> 16384 LIMIT 1;
+
+--! names an inode that is not there
+SELECT 1 FROM dentry LEFT JOIN inode USING (ino)
+WHERE inode.ino IS NULL OR inode.ino = 1 LIMIT 1;
+
+--! counts the links of a file wrong
+SELECT 1 FROM inode
+WHERE mode & 61440 <> 16384
+AND (nlink = 0 OR nlink <> (SELECT count(*) FROM dentry WHERE dentry.ino = inode.ino)) LIMIT 1;
+
+--! gives a directory none or several names
+SELECT 1 FROM inode
+WHERE mode & 61440 = 16384 AND ino <> 1
+AND (SELECT count(*) FROM dentry WHERE dentry.ino = inode.ino) <> 1 LIMIT 1;
+
+--! counts the subdirectories of a directory wrong
+SELECT 1 FROM inode LEFT JOIN
+    (SELECT dentry.parent AS parent, count(*) AS subdirectories
+     FROM inode AS child JOIN dentry ON dentry.ino = child.ino
+     WHERE child.mode & 61440 = 16384 GROUP BY dentry.parent) AS held
+    ON held.parent = inode.ino
+WHERE mode & 61440 = 16384 AND nlink <> 2 + coalesce(held.subdirectories, 0) LIMIT 1;
+
+--! has a directory within itself
+-- (One that hangs below itself cannot be reached from the root, as each has one name only.)
+WITH RECURSIVE reached (ino) AS (
+    SELECT 1
+    UNION ALL
+    SELECT dentry.ino FROM reached JOIN dentry ON dentry.parent = reached.ino
+    JOIN inode ON inode.ino = dentry.ino WHERE inode.mode & 61440 = 16384
+)
+SELECT 1 WHERE (SELECT count(*) FROM reached)
+    <> (SELECT count(*) FROM inode WHERE mode & 61440 = 16384);
+
+--! has attributes or extents of an inode that is not there
+SELECT 1 WHERE EXISTS (SELECT 1 FROM xattr LEFT JOIN inode USING (ino) WHERE inode.ino IS NULL)
+OR EXISTS (SELECT 1 FROM extent LEFT JOIN inode USING (ino) WHERE inode.ino IS NULL);
+
+--! has extents that overlap
+SELECT 1 FROM (
+    SELECT ino, offset, lag(ino) OVER held AS before_ino,
+           lag(offset + length) OVER held AS before_end
+    FROM extent WINDOW held AS (ORDER BY ino, offset)
+) WHERE ino = before_ino AND offset < before_end LIMIT 1;
+
+--! has extents outside of any tape file
+SELECT 1 FROM extent LEFT JOIN tape_file USING (sequence)
+WHERE tape_file.sequence IS NULL
+OR position + length
+   > record_count * (SELECT value FROM setting WHERE name = 'record_bytes') LIMIT 1;
+
+--! has tape files that do not follow each other
+SELECT 1 FROM (
+    SELECT sequence, first_block, lag(sequence, 1, 0) OVER held + 1 AS next_sequence,
+           lag(first_block + record_count + 1, 1, 2) OVER held AS next_block
+    FROM tape_file WINDOW held AS (ORDER BY sequence)
+) WHERE sequence <> next_sequence OR first_block <> next_block LIMIT 1;
+
+--! has inode numbers that it would give away again
+SELECT 1 WHERE (SELECT max(ino) FROM inode)
+    >= (SELECT value FROM setting WHERE name = 'next_ino');
