@@ -349,7 +349,11 @@ def test_sync_reaches_the_disk_only_when_something_was_written(
         assert not synced
         cartridge.append_record(b"a")
         cartridge.sync()
+        cartridge.sync()
         assert len(synced) == 1
+        cartridge.truncate(0)
+        cartridge.sync()
+        assert len(synced) == 2
 
 
 @pytest.mark.parametrize(

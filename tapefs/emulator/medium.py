@@ -63,6 +63,7 @@ class VirtualCartridge:
         self._layout = tap.scan(fd, size_bytes, str(path))
         self._size_bytes = size_bytes
         self._written_since_load = False
+        self._synced = True
         self._words = (bytearray(tap.WORD_BYTES), bytearray(tap.WORD_BYTES + 1))
 
     @classmethod
@@ -225,9 +226,10 @@ class VirtualCartridge:
 
     def sync(self) -> None:
         """Return when everything written survives power loss of the host. Raises MediumFailed."""
-        if self._written_since_load:
+        if not self._synced:
             with self._host_errors():
                 os.fdatasync(self._descriptor)
+            self._synced = True
 
     def count_load(self) -> None:
         """Note in the chip that a drive took the cartridge in. A protected chip stays as it is."""
@@ -258,6 +260,7 @@ class VirtualCartridge:
 
     def _before_write(self) -> None:
         """Change the chip's reference before the first byte, so that no crash can hide a write."""
+        self._synced = False
         if not self._written_since_load:
             self.memory.volume_change_reference += 1
             self._save_memory()

@@ -1,0 +1,288 @@
+"""The parameter data that the emulated drive reports: identity, modes, logs, the cartridge's chip.
+
+Each function answers one page, or raises `CheckConditionStatus` when the personality lacks it.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from tapefs.config import MIB
+from tapefs.emulator import status
+from tapefs.emulator.status import CheckConditionStatus
+from tapefs.scsi.cdb import PageControl
+from tapefs.scsi.data import (
+    TAPE_DEVICE_TYPE,
+    BlockDescriptor,
+    BlockLimits,
+    DataCompressionPage,
+    DeviceConfigurationPage,
+    LogPage,
+    MalformedData,
+    ModeParameters,
+    StandardInquiry,
+    SupportedPages,
+    TapeAlert,
+    TapeCapacity,
+    UnitSerialNumber,
+)
+from tapefs.scsi.log import (
+    SUPPORTED_PAGES_PAGE,
+    TAPE_ALERT_PAGE,
+    TAPE_CAPACITY_PAGE,
+    VOLUME_STATISTICS_PAGE,
+)
+
+if TYPE_CHECKING:
+    from tapefs.emulator.deck import Deck, DriveLog
+    from tapefs.emulator.personality import Personality
+
+_IDENTIFICATION_PAGE: Final = 0x83
+_SEQUENTIAL_ACCESS_PAGE: Final = 0xB0
+_ALL_PAGES: Final = 0x3F
+_ALL_SUBPAGES: Final = 0xFF
+_CONTROL_PAGE: Final = 0x0A
+_COMPRESSION_PAGE: Final = 0x0F
+_CONFIGURATION_PAGE: Final = 0x10
+_EXCEPTIONS_PAGE: Final = 0x1C
+_WRITE_ERRORS_PAGE: Final = 0x02
+_READ_ERRORS_PAGE: Final = 0x03
+_DENSITY_UNCHANGED: Final = 0x7F
+_MB: Final = 1_000_000
+
+
+def inquiry(personality: Personality) -> bytes:
+    """Standard INQUIRY data."""
+    return StandardInquiry(personality.vendor, personality.product, personality.revision).pack()
+
+
+def vital_product_data(personality: Personality, serial: str, page: int) -> bytes:
+    """A vital product data page."""
+    pages = (0x00, 0x80, _IDENTIFICATION_PAGE, _SEQUENTIAL_ACCESS_PAGE)
+    if page == 0x00:
+        return SupportedPages(pages).pack()
+    if page == 0x80:
+        return UnitSerialNumber(serial).pack()
+    if page == _IDENTIFICATION_PAGE:
+        # One designator: ASCII, of the logical unit, "T10 vendor ID based".
+        name = f"{personality.vendor:8}{personality.product:16}{serial}".encode("ascii")
+        body = bytes((0x02, 0x01, 0x00, len(name))) + name
+        return struct.pack(">BBH", TAPE_DEVICE_TYPE, page, len(body)) + body
+    if page == _SEQUENTIAL_ACCESS_PAGE:
+        return struct.pack(">BBHBB", TAPE_DEVICE_TYPE, page, 2, 0, 0)
+    raise CheckConditionStatus(status.INVALID_FIELD_IN_CDB)
+
+
+def block_limits(personality: Personality) -> BlockLimits:
+    """What READ BLOCK LIMITS says."""
+    return BlockLimits(
+        personality.block_bytes_min,
+        personality.block_bytes_max,
+        personality.granularity_exponent,
+    )
+
+
+def density_support(personality: Personality) -> bytes:
+    """REPORT DENSITY SUPPORT (SSC-4): one density, that of the personality's own cartridges."""
+    capacity_mb = personality.capacity_bytes // _MB
+    code = personality.density_code
+    text = f"{personality.vendor[:8]:8}{personality.name.upper():8}{personality.product:20}"
+    # Writable and default; bits per mm, width and tracks are not made up.
+    descriptor = struct.pack(">BBBxxxxxxxxxI", code, code, 0xA0, capacity_mb) + text.encode("ascii")
+    return struct.pack(">Hxx", len(descriptor) + 2) + descriptor
+
+
+@dataclass(slots=True)
+class Modes:
+    """The mode parameters as they are; a new object is the state after power on."""
+
+    personality: Personality
+    block_bytes: int = field(init=False)
+    buffered: bool = True
+    compression: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.block_bytes = self.personality.default_block_bytes
+        self.compression = self.personality.compresses
+
+    def sense(
+        self,
+        page: int,
+        subpage: int,
+        control: PageControl,
+        *,
+        write_protected: bool,
+        descriptor: bool,
+        ten: bool,
+    ) -> bytes:
+        """MODE SENSE data, complete. Page 0 is header and descriptor alone."""
+        if control is PageControl.SAVED:
+            raise CheckConditionStatus(status.SAVING_NOT_SUPPORTED)
+        known = self._pages()
+        if page == _ALL_PAGES and subpage in (0, _ALL_SUBPAGES):
+            bodies = list(known.values())
+        elif page == 0 and subpage == 0:
+            bodies = []
+        elif page in known and subpage == 0:
+            bodies = [known[page]]
+        else:
+            raise CheckConditionStatus(status.INVALID_FIELD_IN_CDB)
+        if control is PageControl.CHANGEABLE:
+            bodies = [_changeable(body) for body in bodies]
+        block = BlockDescriptor(self.personality.density_code, 0, self.block_bytes)
+        return ModeParameters(
+            write_protected=write_protected,
+            buffered_mode=int(self.buffered),
+            descriptor=block if descriptor else None,
+            pages=b"".join(bodies),
+        ).pack(ten=ten)
+
+    def select(self, parameters: bytes, *, ten: bool) -> None:
+        """MODE SELECT: all of it is applied, or nothing and CheckConditionStatus is raised."""
+        if not parameters:
+            return
+        try:
+            wanted = ModeParameters.unpack(parameters, ten=ten, select=True)
+        except MalformedData as exc:
+            raise CheckConditionStatus(status.PARAMETER_LIST_LENGTH) from exc
+        compression = self._checked_pages(wanted.pages)
+        if wanted.descriptor is not None:
+            self._check_descriptor(wanted.descriptor)
+            self.block_bytes = wanted.descriptor.block_bytes
+        self.buffered = wanted.buffered_mode > 0
+        if compression is not None:
+            self.compression = compression
+
+    def _check_descriptor(self, descriptor: BlockDescriptor) -> None:
+        density_ok = descriptor.density in (0, _DENSITY_UNCHANGED, self.personality.density_code)
+        length_bytes = descriptor.block_bytes
+        if length_bytes == 0:
+            length_ok = not self.personality.fixed_only
+        else:
+            length_ok = block_limits(self.personality).allow(length_bytes)
+        if not (density_ok and length_ok):
+            raise CheckConditionStatus(status.INVALID_FIELD_IN_PARAMETERS)
+
+    def _checked_pages(self, rest: bytes) -> bool | None:
+        """Whether to compress, where the list says so. Other changes are refused."""
+        compression = None
+        known = self._pages()
+        while rest:
+            if len(rest) < 2 or len(rest) < 2 + rest[1]:
+                raise CheckConditionStatus(status.PARAMETER_LIST_LENGTH)
+            page, rest = rest[: 2 + rest[1]], rest[2 + rest[1] :]
+            code = page[0] & 0x3F
+            if code not in known or len(page) != len(known[code]):
+                raise CheckConditionStatus(status.INVALID_FIELD_IN_PARAMETERS)
+            if code == _COMPRESSION_PAGE:
+                compression = DataCompressionPage.unpack(page).enabled
+        return compression
+
+    def _pages(self) -> dict[int, bytes]:
+        pages = {
+            _CONTROL_PAGE: bytes((_CONTROL_PAGE, 10)) + bytes(10),
+            _CONFIGURATION_PAGE: DeviceConfigurationPage(
+                block_identifiers=self.personality.has_read_position,
+                compression_algorithm=int(self.compression),
+            ).pack(),
+            _EXCEPTIONS_PAGE: bytes((_EXCEPTIONS_PAGE, 10)) + bytes(10),
+        }
+        if self.personality.compresses:
+            pages[_COMPRESSION_PAGE] = DataCompressionPage(self.compression, capable=True).pack()
+        return dict(sorted(pages.items()))
+
+
+def _changeable(page: bytes) -> bytes:
+    """The mask of what MODE SELECT may change in a page: enabling compression, nothing else."""
+    first = 0x80 if page[0] == _COMPRESSION_PAGE else 0
+    return page[:2] + bytes((first,)) + bytes(len(page) - 3)
+
+
+def log_page(personality: Personality, log: DriveLog, deck: Deck | None, page: int) -> bytes:
+    """LOG SENSE data of one page, cumulative values. Reading TapeAlert clears it.
+
+    Pages about the cartridge need `deck`.
+    """
+    if page not in _log_pages(personality):
+        raise CheckConditionStatus(status.INVALID_FIELD_IN_CDB)
+    if page == SUPPORTED_PAGES_PAGE:
+        codes = bytes(_log_pages(personality))
+        return struct.pack(">BxH", page, len(codes)) + codes
+    if page == TAPE_ALERT_PAGE:
+        flags = frozenset(log.alerts)
+        log.alerts.clear()
+        return TapeAlert(flags).pack()
+    if page in (_WRITE_ERRORS_PAGE, _READ_ERRORS_PAGE):
+        return _error_counters(log, page)
+    if deck is None:
+        raise CheckConditionStatus(status.NO_MEDIUM)
+    if page == TAPE_CAPACITY_PAGE:
+        capacity = TapeCapacity(deck.remaining_bytes, deck.early_warning_bytes)
+        return capacity.pack(personality.capacity_log_unit_bytes)
+    return _volume_statistics(log, deck)
+
+
+def _error_counters(log: DriveLog, page: int) -> bytes:
+    writing = page == _WRITE_ERRORS_PAGE
+    moved_bytes = log.written_bytes if writing else log.read_bytes
+    errors = log.write_errors if writing else log.read_errors
+    values = {code: bytes(4) for code in range(5)}
+    values[5] = moved_bytes.to_bytes(8, "big")
+    values[6] = errors.to_bytes(4, "big")
+    return LogPage(page, values).pack()
+
+
+def _log_pages(personality: Personality) -> list[int]:
+    pages = [SUPPORTED_PAGES_PAGE, _WRITE_ERRORS_PAGE, _READ_ERRORS_PAGE]
+    if personality.has_volume_statistics:
+        pages.append(VOLUME_STATISTICS_PAGE)
+    if personality.has_tape_alert:
+        pages.append(TAPE_ALERT_PAGE)
+    if personality.capacity_log_unit_bytes:
+        pages.append(TAPE_CAPACITY_PAGE)
+    return pages
+
+
+def _volume_statistics(log: DriveLog, deck: Deck) -> bytes:
+    """Log page 17h, the parameters that hosts look at; capacities as records for partition 0."""
+    total, remaining = deck.early_warning_bytes // _MB, deck.remaining_bytes // _MB
+    memory = deck.cartridge.memory
+
+    def partition(megabytes: int) -> bytes:
+        return struct.pack(">BxHI", 7, 0, megabytes)
+
+    values = {
+        0x0000: b"\x01",
+        0x0001: memory.load_count.to_bytes(4, "big"),
+        0x0004: log.write_errors.to_bytes(2, "big"),
+        0x0009: log.read_errors.to_bytes(2, "big"),
+        0x0010: (log.written_bytes // _MB).to_bytes(4, "big"),
+        0x0011: (log.read_bytes // _MB).to_bytes(4, "big"),
+        0x0202: partition(total),
+        0x0203: partition(total - remaining),
+        0x0204: partition(remaining),
+    }
+    return LogPage(VOLUME_STATISTICS_PAGE, values).pack()
+
+
+def attributes(personality: Personality, deck: Deck, first: int) -> bytes:
+    """READ ATTRIBUTE, values: attributes of the cartridge's chip from `first` on (SPC-4)."""
+    memory = deck.cartridge.memory
+    binary, text = 0x00, 0x01
+    values: tuple[tuple[int, int, bytes], ...] = (
+        (0x0000, binary, (deck.remaining_bytes // MIB).to_bytes(8, "big")),
+        (0x0001, binary, (deck.early_warning_bytes // MIB).to_bytes(8, "big")),
+        (0x0003, binary, memory.load_count.to_bytes(8, "big")),
+        (0x0009, binary, memory.volume_change_reference.to_bytes(4, "big")),
+        (0x0400, text, f"{personality.vendor:8}".encode("ascii")),
+        (0x0401, text, memory.serial.encode("ascii", "replace")[:32].ljust(32)),
+    )
+    body = b"".join(
+        # Bit 7: the host cannot change it.
+        struct.pack(">HBH", code, 0x80 | kind, len(value)) + value
+        for code, kind, value in values
+        if code >= first
+    )
+    return struct.pack(">I", len(body)) + body
