@@ -27,11 +27,7 @@ from tapefs.scsi.sense import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from tapefs.drive.initiator import Initiator
-
-    _Space = Callable[[int], Awaitable[None]]
 
 # The largest count that SPACE(6) can carry.
 SPACE_COUNT_MAX: Final = 0x7FFFFF
@@ -143,9 +139,12 @@ class TapeMotion:
             return
         here = self._counter
         file = here.file
+        # Back over one filemark: over the records since then, and the mark itself.
+        known = count == -1 and here.block is not None and here.block_in_file is not None
+        block = (here.block or 0) - (here.block_in_file or 0) - 1 if known else None
         condition = await self._space(SpaceCode.FILEMARKS, count)
         if condition is None:
-            here.place(None, None if file is None else file + count, 0 if count > 0 else None)
+            here.place(block, None if file is None else file + count, 0 if count > 0 else None)
             return
         here.lose()
         left = condition.sense.information
@@ -192,8 +191,9 @@ class TapeMotion:
         """Go to where an append goes, and return all that can be known about that place.
 
         A drive with READ POSITION says the block (and with its long form the file). On others
-        the filemarks from the beginning and the blocks of the last file are counted, which takes
-        a few motions: then `file` and `block_in_file` are known and `block` is not.
+        the blocks are counted, file by file, from the head's place or from the beginning, which
+        takes one motion per tape file; `block` stays None when such a drive also does not say how
+        far a motion got.
         """
         if self.capabilities.read_position:
             condition = await self._space(SpaceCode.END_OF_DATA, 0)
@@ -203,51 +203,20 @@ class TapeMotion:
             position = await self.position()
             if position.block is not None:
                 return position
-        await self._count_files()
-        await self._count_blocks_of_last_file()
+        await self._count_to_end_of_data()
         return self._counter.snapshot()
 
-    async def _count_files(self) -> None:
-        """Go to the end of data so that `file` is known."""
+    async def _count_to_end_of_data(self) -> None:
         here = self._counter
-        if here.file is None:
+        if None in (here.block, here.file, here.block_in_file):
             await self.rewind()
-        if await self._ends_within(self.space_filemarks, SPACE_COUNT_MAX) and here.file is None:
-            # A drive that does not say how far it got: one at a time.
-            await self.rewind()
-            file = 0
-            while not await self._ends_within(self.space_filemarks, 1):
-                file += 1
-            here.place(None, file, None)
-
-    async def _count_blocks_of_last_file(self) -> None:
-        """From the end of data with `file` known: go there again so that `block_in_file` is."""
-        here = self._counter
-        file = here.file
-        await self._go_to_start_of_last_file()
-        await self._ends_within(self.space_blocks, SPACE_COUNT_MAX)
-        if here.block_in_file is None:
-            here.file = file
-            await self._go_to_start_of_last_file()
-            count = 0
-            while not await self._ends_within(self.space_blocks, 1):
-                count += 1
-            here.place(None, file, count)
-
-    async def _go_to_start_of_last_file(self) -> None:
-        if self._counter.file == 0:
-            await self.rewind()
-        else:
-            await self.space_filemarks(-1)
-            await self.space_filemarks(1)
-
-    async def _ends_within(self, space: _Space, count: int) -> bool:
-        """Whether spacing forward by `count` met the end of data."""
-        try:
-            await space(count)
-        except EndOfData:
-            return True
-        return False
+        while True:
+            try:
+                await self.space_blocks(SPACE_COUNT_MAX)
+            except FilemarkDetected:
+                continue
+            except EndOfData:
+                return
 
     def _fail(self, condition: CheckCondition) -> NoReturn:
         """Raise `condition`, which is the result of nothing that was asked for."""

@@ -16,9 +16,7 @@ import trio
 from tapefs.drive import probe
 from tapefs.drive.initiator import DriveStatistics, Initiator
 from tapefs.drive.motion import TapeMotion
-from tapefs.drive.position import (
-    PositionUnknown,
-)
+from tapefs.drive.position import PositionUnknown
 from tapefs.errors import DriveFailed
 from tapefs.scsi.cdb import (
     LoadUnload,
@@ -57,8 +55,6 @@ if TYPE_CHECKING:
     from tapefs.scsi.completion import Completion
 
 POLL_S: Final = 1.0
-# The largest count that SPACE(6) can carry.
-SPACE_COUNT_MAX: Final = 0x7FFFFF
 
 
 @dataclass(frozen=True, slots=True)
