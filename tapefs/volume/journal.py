@@ -11,15 +11,23 @@ from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any, Final
-from uuid import UUID
 
 from tapefs.entries import Entry, ExtentEntry, InodeEntry, LinkEntry, UnlinkEntry
 from tapefs.errors import DamagedTape
 from tapefs.volume.pax import FORMAT_VERSION, XATTRS_BYTES_MAX
-from tapefs.volume.sealed_json import MalformedJson, digest, parse_object, time_ns, whole_number
+from tapefs.volume.sealed_json import (
+    MalformedJson,
+    check_format,
+    digest,
+    parse_object,
+    time_ns,
+    uuid,
+    whole_number,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from uuid import UUID
 
 # An inode with XATTRS_BYTES_MAX in base64, and its other fields.
 LINE_BYTES_MAX: Final = 1024 * 1024
@@ -230,13 +238,8 @@ def _refuse(_fields: dict[str, Any]) -> JournalLine:
 
 
 def _decode_head(fields: dict[str, Any]) -> JournalHead:
-    if fields["tapefs"] != "journal" or fields.get("format") != FORMAT_VERSION:
-        raise MalformedJson("it is of another format")
-    try:
-        volume_uuid = UUID(fields.get("volume"))
-    except (ValueError, TypeError, AttributeError) as exc:
-        raise MalformedJson("the volume's UUID is missing or malformed") from exc
-    return JournalHead(volume_uuid, whole_number(fields.get("sequence")))
+    check_format(fields, "journal", FORMAT_VERSION)
+    return JournalHead(uuid(fields.get("volume")), whole_number(fields.get("sequence")))
 
 
 def _decode_inode(fields: dict[str, Any]) -> InodeEntry:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from dataclasses import dataclass
-from typing import Any, Final
-from uuid import UUID
+from typing import TYPE_CHECKING, Any, Final
 
 from tapefs.errors import DamagedTape, ForeignTape, WrongTape
 from tapefs.volume.pax import (
@@ -21,7 +20,18 @@ from tapefs.volume.pax import (
     pad_length,
 )
 from tapefs.volume.pax_reader import BytesLike, CorruptHeader, HeaderReader, MemberHeader
-from tapefs.volume.sealed_json import MalformedJson, parse_object, seal, unseal, whole_number
+from tapefs.volume.sealed_json import (
+    MalformedJson,
+    check_format,
+    parse_object,
+    seal,
+    unseal,
+    uuid,
+    whole_number,
+)
+
+if TYPE_CHECKING:
+    from uuid import UUID
 
 LABEL_BYTES: Final = 10_240
 LABEL_BLOCK: Final = 0
@@ -160,18 +170,14 @@ def _find_label_member(record: bytes) -> tuple[int, int]:
 
 
 def _label_from(fields: dict[str, Any]) -> Label:
-    if fields.get("tapefs") != "label" or fields.get("format") != FORMAT_VERSION:
-        raise MalformedJson("it does not say that it is a label")
+    check_format(fields, "label", FORMAT_VERSION)
     name, record_bytes = fields.get("name"), whole_number(fields.get("record_bytes"))
     if type(name) is not str or not is_valid_name(name):
         raise MalformedJson("the volume's name is missing or not printable")
     if not is_valid_record_size(record_bytes):
         raise MalformedJson("the record size is not a power of two from 64 KiB to 1 MiB")
-    try:
-        volume_uuid = UUID(fields.get("volume"))
-    except (ValueError, TypeError, AttributeError) as exc:
-        raise MalformedJson("the volume's UUID is missing or malformed") from exc
-    return Label(volume_uuid, name, record_bytes, _parse_rfc3339(fields.get("created")))
+    created_ns = _parse_rfc3339(fields.get("created"))
+    return Label(uuid(fields.get("volume")), name, record_bytes, created_ns)
 
 
 def _rfc3339(time_ns: int) -> str:
@@ -235,9 +241,12 @@ records as large as these, use: dd if=/dev/nst0 bs=@RECORD_BYTES@ | tar -xpf -
 
   find . -name '*.tapefs-part-*' -exec sh -c '
     for part; do
-      offset=${part##*.tapefs-part-}
-      dd if="$part" of="${part%.tapefs-part-*}" bs=1M status=none \\
-        oflag=seek_bytes seek="${offset%-*}" conv=notrunc && rm "$part"
+      offset=${part##*.tapefs-part-}; whole=${part%.tapefs-part-*}
+      dd if="$part" of="$whole" bs=1M status=none conv=notrunc \\
+        oflag=seek_bytes seek="${offset%-*}" &&
+      chown --reference="$part" "$whole" &&
+      chmod --reference="$part" "$whole" &&
+      touch --reference="$part" "$whole" && rm "$part"
     done' sh {} +
 
 4. WHAT TAR DOES NOT SHOW. Renames, deletions and changed attributes are lines of

@@ -43,6 +43,7 @@ _TRAILER: Final = _MAGIC + _NO_DEVICE + _PREFIX_AND_PAD
 # The checksum counts its own eight bytes as spaces (POSIX ustar header, `chksum`).
 _TRAILER_SUM: Final = sum(_TRAILER) + 8 * ord(" ")
 _HEADER_NAME: Final = b"././@PaxHeader"
+_LONG_NAME: Final = b"././@LongLink"
 
 
 class MemberKind(enum.Enum):
@@ -112,13 +113,13 @@ def member_header(member: Member) -> bytes:
     path = member.path + b"/" if kind is MemberKind.DIRECTORY else member.path
     linkpath = member.linkpath
     seconds, nanoseconds = divmod(member.mtime_ns, _NS)
-    records = b""
+    long_names = records = b""
     if len(path) > _NAME_BYTES or not path.isascii():
-        records = pax_record(b"path", path)
+        long_names, records = _long_name(path, b"path", b"L")
     if linkpath and (len(linkpath) > _NAME_BYTES or not linkpath.isascii()):
-        records += pax_record(b"linkpath", linkpath)
-    if records and not (_is_utf8(path) and _is_utf8(linkpath)):
-        records = _BINARY + records
+        long_link, record = _long_name(linkpath, b"linkpath", b"K")
+        long_names += long_link
+        records += record
     if nanoseconds or not 0 <= seconds < _OCTAL_11:
         records += _time_record(member.mtime_ns)
     if member.size >= _OCTAL_11 or member.uid >= _OCTAL_7 or member.gid >= _OCTAL_7:
@@ -128,7 +129,7 @@ def member_header(member: Member) -> bytes:
     if member.comment:
         records += _comment_record(member.comment)
     header = _ustar_header(member, path, linkpath, seconds)
-    return extended_header(records) + header if records else header
+    return long_names + extended_header(records) + header if records else long_names + header
 
 
 def global_header(head: TapeFileHead) -> bytes:
@@ -147,7 +148,8 @@ def extended_header(records: bytes, typeflag: bytes = b"x") -> bytes:
     """A whole extended header: its ustar header, `records`, zeros. Raises ValueError if too big."""
     if len(records) > EXTENDED_BYTES_MAX:
         raise ValueError(f"an extended header of {len(records)} bytes is too large")
-    return _extended_ustar(len(records), typeflag) + records + bytes(-len(records) % BLOCK_BYTES)
+    header = _named_ustar(_HEADER_NAME, len(records), typeflag)
+    return header + records + bytes(pad_length(len(records)))
 
 
 def pax_record(keyword: bytes, value: bytes) -> bytes:
@@ -171,9 +173,6 @@ def comment_filler(length_bytes: int) -> bytes:
         fill.append(b"%d comment=%b\n" % (take, b" " * spaces))
         length_bytes -= take
     return b"".join(fill)
-
-
-_BINARY: Final = pax_record(b"hdrcharset", b"BINARY")
 
 
 def _ustar_header(member: Member, path: bytes, linkpath: bytes, seconds: int) -> bytes:
@@ -214,11 +213,12 @@ def _ustar_header(member: Member, path: bytes, linkpath: bytes, seconds: int) ->
 
 
 @functools.lru_cache(maxsize=1024)
-def _extended_ustar(length: int, typeflag: bytes) -> bytes:
+def _named_ustar(name: bytes, length: int, typeflag: bytes) -> bytes:
+    """The ustar header of a header that has data of its own: typeflag g, x, L or K."""
     numbers = b"%07o\0%07o\0%07o\0%011o\0%011o\0" % (0o644, 0, 0, length, 0)
-    checksum = sum(_HEADER_NAME) + sum(numbers) + typeflag[0] + _TRAILER_SUM
-    name = _HEADER_NAME.ljust(_NAME_BYTES, b"\0")
-    return name + numbers + b"%06o\0 " % checksum + typeflag + bytes(_NAME_BYTES) + _TRAILER
+    checksum = sum(name) + sum(numbers) + typeflag[0] + _TRAILER_SUM
+    padded = name.ljust(_NAME_BYTES, b"\0")
+    return padded + numbers + b"%06o\0 " % checksum + typeflag + bytes(_NAME_BYTES) + _TRAILER
 
 
 def _number(value: int, width: int) -> bytes:
@@ -238,12 +238,21 @@ def _device_numbers(rdev: int) -> bytes:
     return b"%07o\0%07o\0" % (major, minor)
 
 
-def _is_utf8(text: bytes) -> bool:
+def _long_name(name: bytes, keyword: bytes, typeflag: bytes) -> tuple[bytes, bytes]:
+    """A GNU long-name header, or a pax record, for a name that plain ustar cannot say.
+
+    Names in pax records are UTF-8. For others there is `hdrcharset=BINARY`, which GNU tar reports
+    as unknown for each file; GNU's own older headers are raw bytes, and all readers know them. A
+    short name that is not UTF-8 needs neither: the ustar field is raw bytes already.
+    """
     try:
-        text.decode("utf-8")
+        name.decode("utf-8")
     except UnicodeDecodeError:
-        return False
-    return True
+        if len(name) <= _NAME_BYTES:
+            return b"", b""
+        header = _named_ustar(_LONG_NAME, len(name) + 1, typeflag)
+        return header + name + bytes(1 + pad_length(len(name) + 1)), b""
+    return b"", pax_record(keyword, name)
 
 
 def _time_record(time_ns: int) -> bytes:

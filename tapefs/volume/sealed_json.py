@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import re
 from typing import Any, Final
+from uuid import UUID
 
 from crc32c import crc32c
 
 _SEAL: Final = re.compile(rb',"crc32c":"([0-9a-f]{8})"\}\n\Z')
+_WHOLE: Final = re.compile(r"-?[0-9]{1,19}")
 _INT64_MAX: Final = 2**63 - 1
 
 
@@ -49,6 +51,22 @@ def parse_object(text: bytes) -> dict[str, Any]:
     return value
 
 
+def check_format(fields: dict[str, Any], what: str, version: int) -> None:
+    """Raise MalformedJson unless the object says that it is a `what` of format `version`."""
+    if fields.get("tapefs") != what or whole_number(fields.get("format")) != version:
+        raise MalformedJson(f"it is no {what} of format {version}")
+
+
+def uuid(value: object) -> UUID:
+    """A UUID in its usual form of 36 characters. Raises MalformedJson."""
+    if type(value) is not str or len(value) != 36:
+        raise MalformedJson("the volume's UUID is missing or malformed")
+    try:
+        return UUID(value)
+    except ValueError as exc:
+        raise MalformedJson("the volume's UUID is malformed") from exc
+
+
 def whole_number(value: object, maximum: int = _INT64_MAX) -> int:
     """`value` if it is an integer in 0..maximum. Raises MalformedJson."""
     if type(value) is not int or not 0 <= value <= maximum:
@@ -58,7 +76,7 @@ def whole_number(value: object, maximum: int = _INT64_MAX) -> int:
 
 def time_ns(value: object) -> int:
     """A time in nanoseconds, written as a string since it exceeds 2**53. Raises MalformedJson."""
-    if type(value) is not str or len(value) > 20 or not value.removeprefix("-").isdecimal():
+    if type(value) is not str or not _WHOLE.fullmatch(value):
         raise MalformedJson("a time is missing or malformed")
     number = int(value)
     if not -_INT64_MAX - 1 <= number <= _INT64_MAX:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Final
-from uuid import UUID
+from typing import TYPE_CHECKING, Any, Final
 
 from tapefs.entries import TapeFileKind
 from tapefs.errors import DamagedTape
@@ -25,7 +24,19 @@ from tapefs.volume.pax import (
     pad_length,
 )
 from tapefs.volume.pax_reader import BytesLike, CorruptHeader, HeaderReader, MemberHeader
-from tapefs.volume.sealed_json import MalformedJson, digest, seal, time_ns, unseal, whole_number
+from tapefs.volume.sealed_json import (
+    MalformedJson,
+    check_format,
+    digest,
+    seal,
+    time_ns,
+    unseal,
+    uuid,
+    whole_number,
+)
+
+if TYPE_CHECKING:
+    from uuid import UUID
 
 # Tape files that one tail can list; a writer makes a checkpoint before there are more.
 SINCE_CHECKPOINT_MAX: Final = 1024
@@ -198,8 +209,7 @@ def _decode_fields(data: bytes, path: bytes) -> Tail:
 
 
 def _tail_from(fields: dict[str, Any]) -> Tail:
-    if fields.get("tapefs") != "tail" or fields.get("format") != FORMAT_VERSION:
-        raise MalformedJson("it is of another format")
+    check_format(fields, "tail", FORMAT_VERSION)
     kind = _kind(fields.get("kind"))
     since = fields.get("since_checkpoint")
     if type(since) is not list or len(since) > SINCE_CHECKPOINT_MAX:
@@ -208,7 +218,7 @@ def _tail_from(fields: dict[str, Any]) -> Tail:
     if kind is TapeFileKind.TORN or has_manifest is (kind is TapeFileKind.CHECKPOINT):
         raise MalformedJson("its kind and its members do not go together")
     return Tail(
-        volume_uuid=_uuid(fields.get("volume")),
+        volume_uuid=uuid(fields.get("volume")),
         sequence=whole_number(fields.get("sequence")),
         kind=kind,
         first_block=whole_number(fields.get("first_block")),
@@ -226,13 +236,6 @@ def _kind(value: object) -> TapeFileKind:
     if type(value) is not str or value not in _KINDS:
         raise MalformedJson("a kind of tape file is unknown")
     return _KINDS[value]
-
-
-def _uuid(value: object) -> UUID:
-    try:
-        return UUID(value) if type(value) is str else UUID(None)
-    except (ValueError, TypeError) as exc:
-        raise MalformedJson("the volume's UUID is missing or malformed") from exc
 
 
 def _span(value: object) -> MemberSpan:
