@@ -64,7 +64,8 @@ class Service(Protocol):
     async def wait_finalized(self, report: Report) -> dict[str, Any]:
         """Return when the file system is unmounted and the tape finalized, else raise.
 
-        Cancelled when the client goes away: it must only wait, the work belongs to the daemon.
+        Returns or raises at once when that is over already. Cancelled when the client goes away:
+        it must only wait, the work belongs to the daemon.
         """
 
 
@@ -282,31 +283,31 @@ async def _answer_slowly(
     One task sends, so lines never mix; a client that reads slowly misses steps, not the outcome.
     `operation` runs to its end even when the client has gone.
     """
-    await _send(stream, {"event": "accepted"})
     newest: list[Event] = []
-    changed = trio.Event()
+    outcome: list[Event] = []
+    begun, changed = trio.Event(), trio.Event()
 
     def report(event: Event) -> None:
         newest[:] = [{**event, "event": "progress"}]
         changed.set()
 
     async def run() -> None:
+        begun.set()  # what follows runs up to its first real wait before anybody else does
         outcome.append(await _outcome(operation, report))
         changed.set()
 
-    outcome: list[Event] = []
-    reachable = True
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run)
-        while not outcome:
-            await changed.wait()
-            changed = trio.Event()
+        await begun.wait()
+        reachable = await _reaches(stream, {"event": "accepted"})
+        while True:
             events, newest[:] = newest[:], []
             for event in events if reachable else []:
-                try:
-                    await _send(stream, event)
-                except trio.BrokenResourceError:
-                    reachable = False
+                reachable = await _reaches(stream, event)
+            if outcome:
+                break
+            await changed.wait()
+            changed = trio.Event()
     await _send(stream, outcome[0])
 
 
@@ -341,6 +342,14 @@ def _ignore(event: Event) -> None:
 
 async def _send(stream: trio.SocketStream, event: Event) -> None:
     await stream.send_all(json.dumps(event).encode() + b"\n")
+
+
+async def _reaches(stream: trio.SocketStream, event: Event) -> bool:
+    try:
+        await _send(stream, event)
+    except trio.BrokenResourceError:
+        return False
+    return True
 
 
 # --- the command's end --------------------------------------------------------------------------

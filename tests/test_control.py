@@ -258,7 +258,7 @@ async def test_a_socket_that_a_dead_daemon_left_is_replaced() -> None:
 
 async def test_a_living_daemon_is_not_replaced() -> None:
     async with serving(Tape()):
-        with pytest.raises(DriveBusy, match="another tapefs daemon answers"):
+        with trio.fail_after(10), pytest.raises(DriveBusy, match="another tapefs daemon answers"):
             await control.serve(socket_path(MOUNTPOINT), Tape())
         assert await in_thread(partial(ask, "status"))
 

@@ -148,7 +148,7 @@ def _blocks(cartridge: VirtualCartridge, number: int) -> range:
 
 def _summary(cartridge: VirtualCartridge, number: int) -> TapeFileSummary:
     blocks = _blocks(cartridge, number)
-    nothing = memoryview(b"")
+    nothing = memoryview(bytearray())
     beginning = bytearray(_BEGINNING_BYTES)
     if blocks:
         cartridge.read_record(blocks[0], memoryview(beginning))

@@ -1,0 +1,308 @@
+"""`tapefs mount`: what it refuses, and how it becomes a daemon."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import stub_daemon
+from stub_daemon import MountRequest
+
+from tapefs import cli, errors
+from tapefs.cli import arguments, background, mount, mountpoints
+from tapefs.errors import ExitCode
+
+if TYPE_CHECKING:
+    import types
+    from collections.abc import Callable, Iterator
+
+
+@pytest.fixture
+def daemon(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """A stand-in for tapefs.daemon; tests give it the functions that they need."""
+    return stub_daemon.install(monkeypatch)
+
+
+def test_mount_words_are_no_settings() -> None:
+    assert mount.split_options("defaults,ro,settle=1") == ("settle=1", True)
+    assert mount.split_options("ro,rw,spool=1G,fsync=tape") == ("spool=1G,fsync=tape", False)
+    assert mount.split_options("") == ("", False)
+
+
+def test_mount_in_the_foreground(
+    daemon: types.ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    requests: list[MountRequest] = []
+
+    def run_mount(request: MountRequest, report: Callable[[dict[str, Any]], None]) -> int:
+        requests.append(request)
+        report({"event": "progress", "message": "reading the label"})
+        report({"event": "mounted"})
+        return 0
+
+    daemon.run_mount = run_mount  # type: ignore[attr-defined]
+    words = ["mount", "usb", str(tmp_path), "--foreground", "-o", "settle=1", "-o", "ro,idle=2"]
+    assert cli.main(words) == 0
+    assert requests == [
+        MountRequest(
+            "usb", tmp_path, "settle=1,idle=2", arguments.state_dir(None), True, True, False
+        )
+    ]
+    assert capsys.readouterr().err.splitlines() == [
+        "tapefs: reading the label",
+        "tapefs: mounted; Ctrl-C unmounts and finalizes the tape",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("missing", "does not exist; make it with 'mkdir -p"),
+        ("file", "is no directory"),
+        ("/proc", "already carries a mount (proc)"),
+    ],
+)
+def test_a_mountpoint_that_cannot_be(
+    daemon: types.ModuleType,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    sentence: str,
+) -> None:
+    (tmp_path / "file").touch()
+    assert cli.main(["mount", "usb", str(tmp_path / name)]) == ExitCode.MOUNTPOINT_UNUSABLE
+    assert sentence in capsys.readouterr().err
+
+
+def test_without_fuse_there_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(mountpoints, "FUSE_DEVICE", tmp_path / "fuse")
+    assert cli.main(["mount", "usb", str(tmp_path)]) == ExitCode.NO_FUSE
+    assert "modprobe fuse" in capsys.readouterr().err
+    (tmp_path / "fuse").touch()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert cli.main(["mount", "usb", str(tmp_path)]) == ExitCode.NO_FUSE
+    assert "may not be opened by this user" in capsys.readouterr().err
+
+
+def test_a_state_directory_that_cannot_be_written(
+    daemon: types.ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mnt").mkdir()
+    (tmp_path / "state").touch()
+    words = ["mount", "usb", str(tmp_path / "mnt"), "--state-dir", str(tmp_path / "state")]
+    assert cli.main(words) == ExitCode.STATE_UNUSABLE
+    assert "choose another one with --state-dir" in capsys.readouterr().err
+
+
+DAEMON = """
+import os, signal, sys, types
+import tapefs
+from tapefs import cli, errors, telemetry
+from tapefs.cli import mountpoints
+from stub_daemon import MountRequest
+
+def run_mount(request, report):
+    report({"event": "progress", "phase": "label", "message": "reading the label"})
+    if request.drive == "usb:error":
+        raise errors.WrongTape("this is volume B; load volume A")
+    if request.drive == "usb:bug":
+        raise KeyError("lost")
+    if request.drive == "usb:killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if request.drive == "usb:slow":
+        signal.pause()
+    print("printed by a library")
+    telemetry.event(telemetry.MOUNT_READY, mountpoint=request.mountpoint)
+    report({"event": "mounted", "pid": os.getpid(), "cwd": os.getcwd(), "sid": os.getsid(0),
+            "fds": sorted(map(int, os.listdir("/proc/self/fd")))})
+    report({"event": "progress", "phase": "nobody listens any more"})
+    signal.pause()
+    return 0
+
+module = types.ModuleType("tapefs.daemon")
+module.MountRequest, module.run_mount = MountRequest, run_mount
+sys.modules["tapefs.daemon"] = tapefs.daemon = module
+mountpoints.FUSE_DEVICE = mountpoints.Path(os.devnull)
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def start_mount(tmp_path: Path, drive: str, *more: str) -> subprocess.Popen[str]:
+    """`tapefs mount DRIVE` in a process of its own, with a daemon that only pretends."""
+    (tmp_path / "mnt").mkdir(exist_ok=True)
+    words = ["mount", drive, str(tmp_path / "mnt"), "--state-dir", str(tmp_path / "state"), *more]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    return subprocess.Popen(
+        [sys.executable, "-c", DAEMON, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def test_mount_returns_while_its_daemon_lives_on(tmp_path: Path) -> None:
+    process = start_mount(tmp_path, "usb", "--json")
+    # Returns only when nobody holds the pipes: the daemon must have let go of them.
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, "")
+    mounted = json.loads(out)
+    try:
+        assert mounted["cwd"] == "/"
+        assert mounted["sid"] == mounted["pid"] != process.pid
+        assert mounted["mountpoint"] == str(tmp_path / "mnt")
+        # Standard streams, the log, the pipe to the parent, the listing itself.
+        assert len(mounted["fds"]) <= 7
+        log = Path(mounted["log"])
+        assert log.parent == tmp_path / "state" / "log"
+        assert "mount.ready" in log.read_text()
+    finally:
+        os.kill(mounted["pid"], signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("drive", "code", "sentence"),
+    [
+        ("usb:error", ExitCode.WRONG_TAPE, "this is volume B; load volume A"),
+        ("usb:bug", ExitCode.BUG, "this is a bug in tapefs: KeyError"),
+        ("usb:killed", ExitCode.BUG, "the daemon ended before it had mounted (signal 9)"),
+    ],
+)
+def test_mount_ends_as_its_daemon_does(
+    tmp_path: Path, drive: str, code: ExitCode, sentence: str
+) -> None:
+    process = start_mount(tmp_path, drive)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert out == ""
+    progress, complaint = err.splitlines()
+    assert progress == "tapefs: reading the label"
+    assert complaint.startswith("tapefs: ")
+    assert sentence in complaint
+    log = next((tmp_path / "state" / "log").iterdir()).read_text()
+    assert ("Traceback" in log) == (drive == "usb:bug")
+
+
+def test_ctrl_c_calls_the_mount_off(tmp_path: Path) -> None:
+    process = start_mount(tmp_path, "usb:slow")
+    assert process.stderr
+    assert process.stderr.readline() == "tapefs: reading the label\n"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == ExitCode.INTERRUPTED
+    assert (out, err) == ("", "tapefs: interrupted; the mount was called off\n")
+
+
+def test_a_log_that_grew_too_long_is_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log" / "mnt.log"
+    background._prepare_log(log)
+    log.write_text("x" * 100)
+    background._prepare_log(log)
+    assert log.read_text() == "x" * 100
+    monkeypatch.setattr(background, "LOG_BYTES_MAX", 99)
+    background._prepare_log(log)
+    assert log.read_text() == ""
+    assert log.with_name("mnt.log.1").read_text() == "x" * 100
+
+
+def test_the_mount_table_is_understood(tmp_path: Path) -> None:
+    table = tmp_path / "mountinfo"
+    table.write_text(
+        "22 1 0:20 / / rw,relatime - ext4 /dev/sda1 rw\n"
+        "30 22 0:44 / /mnt/my\\040tape rw shared:5 master:2 - fuse.tapefs usb rw,user_id=0\n"
+        "nonsense\n"
+    )
+    assert list(mountpoints.mounts(table)) == [
+        mountpoints.Mount("/", "ext4", "/dev/sda1"),
+        mountpoints.Mount("/mnt/my tape", "fuse.tapefs", "usb"),
+    ]
+
+
+FILESYSTEM = """
+import stat, sys
+import pyfuse3, trio
+
+class Empty(pyfuse3.Operations):
+    async def getattr(self, inode, ctx=None):
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino, entry.st_mode, entry.st_nlink = inode, stat.S_IFDIR | 0o755, 2
+        return entry
+
+pyfuse3.init(Empty(), sys.argv[1], {"fsname=usb", "subtype=tapefs"})
+print("mounted", flush=True)
+trio.run(pyfuse3.main)
+pyfuse3.close()
+"""
+
+
+@pytest.fixture
+def filesystem(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """An empty file system of our type at tmp_path/mnt."""
+    (tmp_path / "mnt").mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", FILESYSTEM, str(tmp_path / "mnt")], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    try:
+        assert process.stdout.readline() == "mounted\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        if mountpoints.mount_at(tmp_path / "mnt"):
+            mountpoints.release(tmp_path / "mnt", lazy=True)
+
+
+@pytest.mark.fuse
+def test_a_mount_in_use_is_called_busy(
+    filesystem: subprocess.Popen[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mnt"
+    with pytest.raises(errors.MountpointUnusable, match=r"already carries a mount \(fuse.tapefs\)"):
+        mountpoints.usable(str(path))
+    descriptor = os.open(path, os.O_PATH)
+    try:
+        with pytest.raises(errors.MountBusy, match="fuser -vm"):
+            mountpoints.release(path)
+    finally:
+        os.close(descriptor)
+    mountpoints.release(path)
+    assert mountpoints.usable(str(path)) == path
+    assert filesystem.wait(10) == 0
+    with pytest.raises(errors.MountpointUnusable, match="cannot be unmounted"):
+        mountpoints.release(path)
+
+
+@pytest.mark.fuse
+def test_a_mount_whose_daemon_was_killed_is_cleared(
+    filesystem: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "mnt"
+    filesystem.kill()
+    filesystem.wait()
+    assert mountpoints.mount_at(path)
+    assert mountpoints.usable(str(path)) == path
+    assert mountpoints.mount_at(path) is None
+
+
+@pytest.mark.fuse
+def test_umount_of_a_dead_mount_clears_it_but_is_no_success(
+    filesystem: subprocess.Popen[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mnt"
+    filesystem.kill()
+    filesystem.wait()
+    assert cli.main(["umount", str(path)]) == ExitCode.NOT_FINALIZED
+    assert "mount the tape again" in capsys.readouterr().err
+    assert mountpoints.mount_at(path) is None
