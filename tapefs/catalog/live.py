@@ -94,6 +94,7 @@ class Catalog(Namespace):
             "epoch": 1,
             "next_ino": view.next_ino,
             "confirmed_sequence": last.sequence if last else 0,
+            "segment_written_ns": 0,
             "clean_shutdown": 1,
             "boot_id": "",
         }
@@ -171,6 +172,20 @@ class Catalog(Namespace):
         """Take note that everything tape file `sequence` tells is known here."""
         self._begin()
         self._database.set_setting("confirmed_sequence", sequence)
+
+    @property
+    def segment_written_ns(self) -> int:
+        """What the last call of `begin_segment` said; 0 when there was none."""
+        return self._database.integer_setting("segment_written_ns")
+
+    def begin_segment(self, written_ns: int) -> None:
+        """Take durable note that a segment with this time stamp is about to be written.
+
+        If it is found on tape after a crash, it is this host's own.
+        """
+        self._begin()
+        self._database.set_setting("segment_written_ns", written_ns)
+        self.commit(durable=True)
 
     def begin_session(self, boot_id: str) -> None:
         """Take durable note that a session runs: until a clean close, `clean_shutdown` is False."""
@@ -320,6 +335,15 @@ class Catalog(Namespace):
     def staged_inos(self) -> list[int]:
         """Every file the spool holds something of, to compare with its directory at mount."""
         return self._staged.all_inos()
+
+    def owes_tape(self) -> bool:
+        """Whether any content or change is not on tape yet."""
+        self.flush()
+        row = self._database.first(
+            "SELECT EXISTS (SELECT 1 FROM staged WHERE dirty_bytes > 0)"
+            " OR EXISTS (SELECT 1 FROM inode_change) OR EXISTS (SELECT 1 FROM dentry_change)"
+        )
+        return bool(row and row[0])
 
     # -- transactions and epochs
 

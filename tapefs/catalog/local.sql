@@ -2,7 +2,8 @@
 -- that never go to tape.
 
 -- Values of this host: volume_uuid (text), epoch, next_ino, confirmed_sequence (last tape file
--- whose contents this catalog has taken note of), clean_shutdown (0 or 1), boot_id (text).
+-- whose contents this catalog has taken note of), segment_written_ns (time stamp of the segment
+-- written last, noted before it was begun), clean_shutdown (0 or 1), boot_id (text).
 CREATE TABLE setting (
     -- Which value.
     name     TEXT PRIMARY KEY,

@@ -184,6 +184,12 @@ class TapeView(Namespace):
         )
         return tape_file_from(row) if row else None
 
+    def checkpoint_count(self) -> int:
+        """How many checkpoints the tape has."""
+        row = self._database.first("SELECT count(*) FROM tape_file WHERE kind = 'checkpoint'")
+        assert row is not None
+        return int(row[0])
+
     def files_since_checkpoint(self) -> list[TapeFile]:
         """The tape files after the last checkpoint, or all when there is none, in order."""
         rows = self._database.rows(

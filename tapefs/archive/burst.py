@@ -1,0 +1,395 @@
+"""What goes into one segment: chosen and assembled from a snapshot, in a worker thread.
+
+The snapshot is the catalog at one moment, so what a segment says is consistent whatever users do
+meanwhile. File *content* is read from the spool as it is when its turn comes; bytes written after
+the snapshot may therefore be in it, and are written again by the next segment.
+
+Two rules keep the tape's own view whole. A file whose new content is not in this segment is
+withheld: its attributes and, if tape never saw it, its names wait with it. And removals come after
+everything else, so a file that moved is at both places for a moment rather than at none.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from tapefs.archive.ranges import RangeSet
+from tapefs.entries import (
+    ROOT_INO,
+    Inode,
+    InodeEntry,
+    LinkEntry,
+    UnlinkEntry,
+)
+from tapefs.volume.names import member_path, part_path
+from tapefs.volume.notes import MemberNote, encode_note
+from tapefs.volume.pax import Member, MemberKind
+
+if TYPE_CHECKING:
+    from array import array
+    from collections.abc import Callable, Iterator
+
+    from tapefs.archive.spool import Spool
+    from tapefs.catalog import Snapshot, Staged
+    from tapefs.volume.segment import SegmentBuilder
+
+# Files up to this size are archived whole even when only a part of them changed.
+_WHOLE_BYTES: Final = 1 << 20
+_PATHS_KEPT: Final = 20_000
+
+_KINDS: Final = {
+    stat.S_IFREG: MemberKind.FILE,
+    stat.S_IFDIR: MemberKind.DIRECTORY,
+    stat.S_IFLNK: MemberKind.SYMLINK,
+    stat.S_IFIFO: MemberKind.FIFO,
+    stat.S_IFCHR: MemberKind.CHARACTER_DEVICE,
+    stat.S_IFBLK: MemberKind.BLOCK_DEVICE,
+}
+
+
+@dataclass(slots=True)
+class Selection:
+    """The files whose content goes into a segment, in order, and whether more are waiting."""
+
+    inos: list[int] = field(default_factory=list)
+    content_bytes: int = 0
+    cut_short: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one segment may hold, and which files are let in.
+
+    `everything` takes open and unsettled files too (sync, unmount). `parts_of_open` takes the
+    written parts of files that are still open, because the spool is filling up.
+    """
+
+    bytes_max: int
+    members_max: int
+    settled_before_ns: int
+    everything: bool
+    parts_of_open: bool
+    part_bytes_min: int
+    open_for_writing: frozenset[int]
+
+
+def select(snapshot: Snapshot, limits: Limits, after_ino: int) -> Selection:
+    """Choose files with content for tape, in the order of inode numbers (that of creation)."""
+    selection = Selection()
+    for row in snapshot.dirty_staged():
+        if row.ino <= after_ino or not _admitted(row, limits):
+            continue
+        full = selection.content_bytes >= limits.bytes_max
+        if full or len(selection.inos) >= limits.members_max:
+            selection.cut_short = True
+            break
+        if snapshot.links(row.ino):
+            selection.inos.append(row.ino)
+            selection.content_bytes += sum(end - start for start, end in row.dirty)
+    return selection
+
+
+def _admitted(row: Staged, limits: Limits) -> bool:
+    if limits.everything:
+        return True
+    if row.ino in limits.open_for_writing:
+        dirty_bytes = sum(end - start for start, end in row.dirty)
+        return limits.parts_of_open and dirty_bytes >= limits.part_bytes_min
+    return row.touched_ns <= limits.settled_before_ns
+
+
+class Burst:
+    """Assembles the content of one segment. `records` is consumed in a worker thread."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        selection: Selection,
+        limits: Limits,
+        spool: Spool,
+        on_tape: Callable[[int], bool],
+        named_on_tape: Callable[[int, bytes], bool],
+    ) -> None:
+        self._snapshot = snapshot
+        self._selection = selection
+        self._limits = limits
+        self._spool = spool
+        self._on_tape = on_tape
+        self._named_on_tape = named_on_tape
+        self._selected = frozenset(selection.inos)
+        self._linked: set[int] = set()
+        self._directories: set[int] = set()
+        self._paths: dict[int, bytes] = {ROOT_INO: b""}
+        # Changes that this segment settles although its journal has no entry for them.
+        self.gone_inodes: list[int] = []
+        self.gone_names: list[tuple[int, bytes]] = []
+        self.entry_count = 0
+
+    def records(self, builder: SegmentBuilder) -> Iterator[array[int]]:
+        """Everything from the first member to the tail, as full records."""
+        self.gone_inodes, self.gone_names = [], []
+        for ino in self._selection.inos:
+            yield from self._file(builder, ino)
+        for ino in self._snapshot.changed_inodes():
+            yield from self._changed_inode(builder, ino)
+        yield from self._names(builder)
+        yield from self._directory_members(builder)
+        yield from builder.finish()
+
+    def is_empty(self) -> bool:
+        """True when a segment would say nothing; then the `gone` lists are complete as well."""
+        snapshot = self._snapshot
+        if self._selection.inos:
+            return False
+        for ino in snapshot.changed_inodes():
+            if snapshot.inode(ino) is None:
+                self.gone_inodes.append(ino)
+            elif ino == ROOT_INO or (snapshot.links(ino) and not self._withheld(ino)):
+                return False
+        for parent, name, named in snapshot.changed_dentries():
+            if self._tellable(parent, name, named):
+                return False
+            if named is None:
+                self.gone_names.append((parent, name))
+        return True
+
+    # -- files with content
+
+    def _file(self, builder: SegmentBuilder, ino: int) -> Iterator[array[int]]:
+        snapshot = self._snapshot
+        inode, row, links = snapshot.inode(ino), snapshot.staged(ino), snapshot.links(ino)
+        if inode is None or row is None or not links:
+            return
+        path = member_path(self._path(*links[0]), ino)
+        xattrs = snapshot.xattrs(ino)
+        fd = os.open(self._spool.path(ino), os.O_RDONLY) if row.resident else -1
+        try:
+            whole = self._is_whole(inode, row)
+            if whole:
+                member = self._member(inode, path, xattrs, size=inode.size)
+                yield from builder.add_file(member, MemberNote(ino), fd)
+                builder.log(self._entry(inode, xattrs, *_hashes(builder)))
+                builder.log(builder.archived.entry)
+                self.entry_count += 2
+            else:
+                yield from self._parts(builder, inode, row, path, xattrs, fd)
+        finally:
+            if fd >= 0:
+                os.close(fd)
+        yield from self._other_links(builder, inode, links, path if whole else None)
+        self._linked.add(ino)
+
+    def _is_whole(self, inode: Inode, row: Staged) -> bool:
+        """Whether the file goes to tape in one piece: all of it here, and worth it."""
+        if inode.ino in self._limits.open_for_writing and not self._limits.everything:
+            return False
+        here = RangeSet(row.resident)
+        dirty = RangeSet(row.dirty)
+        worth_it = inode.size <= _WHOLE_BYTES or 2 * dirty.total_bytes >= inode.size
+        for start, end in row.dirty:
+            here.add(start, end)
+        return worth_it and here.covers(0, inode.size)
+
+    def _parts(
+        self,
+        builder: SegmentBuilder,
+        inode: Inode,
+        row: Staged,
+        path: bytes,
+        xattrs: dict[bytes, bytes],
+        fd: int,
+    ) -> Iterator[array[int]]:
+        # The inode comes first: applying it cuts at the size, then the extents are laid over.
+        builder.log(self._entry(inode, xattrs, None, None))
+        for start, end in row.dirty:
+            name, rest = part_path(path, inode.ino, start, builder.place.sequence)
+            member = self._member(inode, name, xattrs, size=end - start)
+            note = MemberNote(inode.ino, start, None, rest)
+            yield from builder.add_file(member, note, fd)
+            builder.log(builder.archived.entry)
+            self.entry_count += 1
+
+    def _other_links(
+        self,
+        builder: SegmentBuilder,
+        inode: Inode,
+        links: list[tuple[int, bytes]],
+        first_path: bytes | None,
+    ) -> Iterator[array[int]]:
+        for parent, _ in links:
+            self._note_directory(parent)
+        if first_path is None:
+            return
+        for parent, name in links[1:]:
+            path = member_path(self._path(parent, name), inode.ino)
+            yield from builder.add_member(self._hard_link(inode, path, first_path))
+
+    # -- everything else
+
+    def _changed_inode(self, builder: SegmentBuilder, ino: int) -> Iterator[array[int]]:
+        if ino in self._selected:
+            return
+        snapshot = self._snapshot
+        inode = snapshot.inode(ino)
+        if inode is None:
+            self.gone_inodes.append(ino)
+            return
+        if stat.S_ISDIR(inode.mode):
+            self._log_attributes(builder, inode)
+            self._directories.add(ino)
+            return
+        links = snapshot.links(ino)
+        if not links or self._withheld(ino):
+            return
+        self._log_attributes(builder, inode)
+        kind = _KINDS.get(stat.S_IFMT(inode.mode))
+        if kind is None or (kind is MemberKind.FILE and inode.size):
+            return  # a socket has no place in an archive; content already on tape stays there
+        path = member_path(self._path(*links[0]), ino)
+        yield from builder.add_member(self._member(inode, path, snapshot.xattrs(ino)))
+        yield from self._other_links(builder, inode, links, path)
+        self._linked.add(ino)
+
+    def _log_attributes(self, builder: SegmentBuilder, inode: Inode) -> None:
+        xattrs = self._snapshot.xattrs(inode.ino)
+        builder.log(self._entry(inode, xattrs, inode.sha256, inode.xxh128))
+        self.entry_count += 1
+
+    def _names(self, builder: SegmentBuilder) -> Iterator[array[int]]:
+        """New and moved names first, removed ones after them."""
+        for parent, name, ino in self._snapshot.changed_dentries():
+            if ino is not None and self._tellable(parent, name, ino):
+                builder.log(LinkEntry(parent, name, ino))
+                self.entry_count += 1
+                yield from self._new_link(builder, parent, name, ino)
+        for parent, name, ino in self._snapshot.changed_dentries():
+            if ino is not None:
+                continue
+            if self._tellable(parent, name, None):
+                builder.log(UnlinkEntry(parent, name))
+                self.entry_count += 1
+            else:
+                self.gone_names.append((parent, name))
+
+    def _tellable(self, parent: int, name: bytes, ino: int | None) -> bool:
+        if ino is None:
+            return self._named_on_tape(parent, name)
+        return not self._withheld(ino) or self._on_tape(ino)
+
+    def _new_link(
+        self, builder: SegmentBuilder, parent: int, name: bytes, ino: int
+    ) -> Iterator[array[int]]:
+        """A second name for a file that tape has already: a hard-link member."""
+        inode = self._snapshot.inode(ino)
+        if inode is None or stat.S_ISDIR(inode.mode):
+            return
+        self._note_directory(parent)
+        if ino in self._linked or inode.nlink < 2:
+            return
+        for other in self._snapshot.links(ino):
+            if other != (parent, name):
+                path = member_path(self._path(parent, name), ino)
+                target = member_path(self._path(*other), ino)
+                yield from builder.add_member(self._hard_link(inode, path, target))
+                return
+
+    def _directory_members(self, builder: SegmentBuilder) -> Iterator[array[int]]:
+        """Directories last: an extraction sets their times when nothing in them changes again."""
+        named: list[tuple[bytes, Inode]] = []
+        for ino in self._directories:
+            inode = self._snapshot.inode(ino)
+            if inode is not None and ino != ROOT_INO:
+                named.append((self._directory_path(ino), inode))
+        named.sort(key=lambda pair: pair[0])
+        for path, inode in named:
+            xattrs = self._snapshot.xattrs(inode.ino)
+            yield from builder.add_member(self._member(inode, member_path(path, inode.ino), xattrs))
+
+    # -- inside
+
+    def _withheld(self, ino: int) -> bool:
+        """Whether the file has content for tape that is not in this segment."""
+        if ino in self._selected:
+            return False
+        row = self._snapshot.staged(ino)
+        return row is not None and bool(row.dirty)
+
+    def _note_directory(self, ino: int) -> None:
+        while ino not in self._directories and ino != ROOT_INO:
+            self._directories.add(ino)
+            ino = self._snapshot.parent_of(ino)
+
+    def _path(self, parent: int, name: bytes) -> bytes:
+        directory = self._directory_path(parent)
+        return directory + b"/" + name if directory else name
+
+    def _directory_path(self, ino: int) -> bytes:
+        path = self._paths.get(ino)
+        if path is None:
+            if len(self._paths) >= _PATHS_KEPT:
+                self._paths = {ROOT_INO: b""}
+            path = self._paths[ino] = self._snapshot.directory_path(ino)
+        return path
+
+    @staticmethod
+    def _member(inode: Inode, path: bytes, xattrs: dict[bytes, bytes], size: int = 0) -> Member:
+        kind = _KINDS[stat.S_IFMT(inode.mode)]
+        return Member(
+            path,
+            kind,
+            stat.S_IMODE(inode.mode),
+            inode.uid,
+            inode.gid,
+            size,
+            inode.mtime_ns,
+            inode.target or b"",
+            inode.rdev,
+            xattrs,
+            encode_note(MemberNote(inode.ino)),
+        )
+
+    @staticmethod
+    def _hard_link(inode: Inode, path: bytes, target: bytes) -> Member:
+        mode = stat.S_IMODE(inode.mode)
+        comment = encode_note(MemberNote(inode.ino))
+        return Member(
+            path,
+            MemberKind.HARD_LINK,
+            mode,
+            inode.uid,
+            inode.gid,
+            0,
+            inode.mtime_ns,
+            target,
+            comment=comment,
+        )
+
+    @staticmethod
+    def _entry(
+        inode: Inode,
+        xattrs: dict[bytes, bytes],
+        sha256: bytes | None,
+        xxh128: bytes | None,
+    ) -> InodeEntry:
+        return InodeEntry(
+            inode.ino,
+            inode.mode,
+            inode.uid,
+            inode.gid,
+            inode.size,
+            inode.rdev,
+            inode.atime_ns,
+            inode.mtime_ns,
+            inode.ctime_ns,
+            inode.target,
+            sha256,
+            xxh128,
+            xattrs,
+        )
+
+
+def _hashes(builder: SegmentBuilder) -> tuple[bytes, bytes]:
+    return builder.archived.entry.sha256, builder.archived.xxh128

@@ -1,0 +1,144 @@
+"""Opening a volume's two catalogs at mount, and deciding whose word counts when they disagree.
+
+The tape view follows the tape. The live catalog may know more (what is not on tape yet) or less
+(the tape was written elsewhere). What this host wrote itself and did not take note of, because it
+died in between, is told from what another host wrote by the time stamp noted before each segment.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from tapefs import telemetry
+from tapefs.archive.recovery import rebuild, settle_end
+from tapefs.catalog import Catalog, TapeView, remove_database
+from tapefs.entries import TapeFileKind
+from tapefs.errors import StateUnusable, WrongTape
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tapefs.drive import TapeDrive
+    from tapefs.volume.label import Label
+
+    Report = Callable[[dict[str, Any]], None]
+
+VIEW_NAME: Final = "tape.sqlite"
+LIVE_NAME: Final = "live.sqlite"
+
+
+def make_directory(path: Path) -> Path:
+    """`path` as a directory of ours; created when missing. Raises StateUnusable."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        probe = path / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as exc:
+        raise StateUnusable(
+            f"the state directory {path} cannot be written: {exc.strerror}; "
+            "choose another one with --state-dir"
+        ) from exc
+    return path
+
+
+async def open_catalogs(
+    drive: TapeDrive,
+    label: Label,
+    directory: Path,
+    now_ns: int,
+    report: Report,
+    *,
+    writable: bool,
+) -> tuple[TapeView, Catalog]:
+    """The tape view and the live catalog of the loaded volume, agreeing with the tape.
+
+    Raises WrongTape when the tape was changed elsewhere while this host still has something for
+    it, or is older than what this host knows; DamagedTape; StateUnusable; DriveBusy.
+    """
+    work = make_directory(directory / "work")
+    for left_over in work.iterdir():
+        left_over.unlink()
+    view = await _open_view(drive, label, directory, work, now_ns, report, writable=writable)
+    try:
+        catalog = await _open_live(view, directory / LIVE_NAME)
+    except BaseException:
+        view.close()
+        raise
+    return view, catalog
+
+
+async def _open_view(
+    drive: TapeDrive,
+    label: Label,
+    directory: Path,
+    work: Path,
+    now_ns: int,
+    report: Report,
+    *,
+    writable: bool,
+) -> TapeView:
+    path = directory / VIEW_NAME
+    if not path.exists():
+        return await rebuild(drive, label, path, work, now_ns, report, writable=writable)
+    view = TapeView.open(path)
+    try:
+        if view.settings.volume_uuid != label.volume_uuid:
+            raise StateUnusable(f"{path} belongs to another volume; move it away")  # noqa: TRY301
+        await settle_end(drive, view, work, now_ns, report, writable=writable)
+    except BaseException:
+        view.close()
+        raise
+    return view
+
+
+async def _open_live(view: TapeView, path: Path) -> Catalog:
+    if not path.exists():
+        return await _fresh_live(view, path)
+    catalog = Catalog.open(path)
+    last = view.last_tape_file()
+    if catalog.confirmed_sequence > (last.sequence if last else 0):
+        catalog.close(clean=catalog.clean_shutdown)
+        raise WrongTape(
+            f"this host has seen {catalog.confirmed_sequence} tape files on this volume, but the "
+            "tape ends before; it is an older copy, so mount it with another --state-dir"
+        )
+    if not _written_elsewhere(view, catalog):
+        return catalog
+    files, dirty_bytes, _ = catalog.staged_totals()
+    with catalog.snapshot() as snapshot:
+        changes = sum(snapshot.change_counts())
+    catalog.close(clean=catalog.clean_shutdown)
+    if dirty_bytes or changes:
+        raise WrongTape(
+            f"this tape was written by another host since it was last here, but {files} files and "
+            f"{changes} changes of this host are not on it yet; mount it with another --state-dir "
+            "to read it, and copy what is missing"
+        )
+    telemetry.event(telemetry.ROLL_FORWARD, written_elsewhere=True)
+    remove_database(path)
+    return await _fresh_live(view, path)
+
+
+async def _fresh_live(view: TapeView, path: Path) -> Catalog:
+    def create() -> None:
+        Catalog.create_from(view.path, path).close(clean=True)
+
+    await trio.to_thread.run_sync(create)
+    return Catalog.open(path)
+
+
+def _written_elsewhere(view: TapeView, catalog: Catalog) -> bool:
+    """Whether the tape has segments that neither this catalog nor a crash of ours explains."""
+    last = view.last_tape_file()
+    first_unknown = catalog.confirmed_sequence + 1
+    for sequence in range(first_unknown, (last.sequence if last else 0) + 1):
+        tape_file = view.tape_file(sequence)
+        if tape_file is None or tape_file.kind is not TapeFileKind.SEGMENT:
+            continue
+        if tape_file.written_ns != catalog.segment_written_ns:
+            return True
+    return False

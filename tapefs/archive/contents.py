@@ -1,0 +1,533 @@
+"""File content: what a read returns and where a write goes.
+
+A file's bytes are in up to three places. Bytes in the spool (`resident`) win. Bytes that must go to
+tape (`dirty`) but are not in the spool are holes: zeros. Everything else comes from the extents on
+tape, through the recall service. A write lands in the spool and makes its range resident and dirty;
+when a segment that holds the range is committed, the range is clean (still resident: a cache).
+
+Called from the trio thread only. Between two awaits the state of a file is consistent with what the
+catalog will be told at the next `save`.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import os
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import trio
+
+from tapefs.archive.ranges import END_OF_FILE, RangeSet
+from tapefs.archive.spool import punch
+from tapefs.catalog import Staged
+from tapefs.config import MIB
+from tapefs.errors import FilesystemError, SpoolFull, VolumeFull
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from tapefs.archive.capacity import CapacityAccount
+    from tapefs.archive.spool import Spool
+    from tapefs.catalog import Catalog
+    from tapefs.config import Config
+    from tapefs.entries import Extent, Inode
+
+# Delay for one MiB written when the spool is about to be full; smaller before, by the square.
+_BRAKE_S_PER_MIB = 0.2
+# Clean files looked at in one eviction step.
+_EVICT_BATCH = 256
+
+
+class FileState(enum.Enum):
+    """Where a file's bytes are, in the words of hierarchical storage."""
+
+    STAGED = "staged"
+    RESIDENT = "resident"
+    PREMIGRATED = "premigrated"
+    MIGRATED = "migrated"
+
+
+class Place(enum.Enum):
+    """Where a byte is that is not (only) on tape."""
+
+    SPOOL = "spool"
+    HOLE = "hole"
+
+
+class Recall(Protocol):
+    """Where bytes come from that are on tape only."""
+
+    async def read(
+        self, extent: Extent, offset: int, length: int, digest: bytes | None = None
+    ) -> bytes:
+        """Bytes [offset, offset + length) of the file, which lie inside `extent`.
+
+        `digest` is the SHA-256 of the whole extent when it is known.
+        """
+        ...
+
+
+class OpenFile:
+    """The content state of one file while somebody uses it."""
+
+    __slots__ = ("dirty", "fd", "inode", "opens", "resident", "touched_ns", "unsaved", "writers")
+
+    def __init__(self, inode: Inode, row: Staged | None) -> None:
+        self.inode = inode
+        self.resident = RangeSet(row.resident if row else ())
+        self.dirty = RangeSet(row.dirty if row else ())
+        self.touched_ns = row.touched_ns if row else 0
+        self.fd = -1
+        self.opens = 0
+        self.writers = 0
+        self.unsaved = False
+
+
+class Contents:
+    """Reads, writes and truncates files; knows what is in the spool and what must go to tape."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        spool: Spool,
+        recall: Recall,
+        account: CapacityAccount,
+        config: Config,
+        clock_ns: Callable[[], int],
+    ) -> None:
+        self._catalog = catalog
+        self._spool = spool
+        self._recall = recall
+        self._account = account
+        self._config = config
+        self._clock_ns = clock_ns
+        self._files: dict[int, OpenFile] = {}
+        self._in_flight: dict[int, RangeSet | None] = {}
+        self._bursting = self._narrowed = False
+        self._room = trio.Event()
+        # Set by whoever builds the archive: wakes the archiver; waits until all is on tape.
+        self.wake_archiver: Callable[[], None] = lambda: None
+        self.sync_to_tape: Callable[[], Awaitable[None]] | None = None
+        # A sentence why nothing can be written to the tape, or None.
+        self.read_only_reason: str | None = None
+        self.tape_stuck_reason: str | None = None
+        files, dirty_bytes, resident_bytes = catalog.staged_totals()
+        account.pending_bytes, account.pending_count = dirty_bytes, files
+        spool.used_bytes = resident_bytes
+
+    # -- opening and closing
+
+    async def open(self, ino: int, *, write: bool, truncate: bool = False) -> None:
+        """Note one more user of `ino`. Pair with `release`. Raises FilesystemError, VolumeFull."""
+        if write:
+            self._check_writable()
+        file = self._file(ino)
+        file.opens += 1
+        file.writers += write
+        if truncate:
+            await self.truncate(ino, 0)
+
+    async def release(self, ino: int, *, write: bool) -> None:
+        """One user fewer; the last one's departure lets the file settle."""
+        file = self._files.get(ino)
+        if file is None:  # discarded while open
+            return
+        file.opens -= 1
+        file.writers -= write
+        if write and file.dirty:
+            self.wake_archiver()
+        if file.opens == 0:
+            self._close(file)
+
+    def open_for_writing(self) -> frozenset[int]:
+        """The files that some handle may still write to."""
+        return frozenset(ino for ino, file in self._files.items() if file.writers)
+
+    def is_open_for_writing(self, ino: int) -> bool:
+        """Whether some handle may still write to `ino`."""
+        file = self._files.get(ino)
+        return file is not None and file.writers > 0
+
+    # -- reading
+
+    async def read(self, ino: int, offset: int, length: int) -> bytes:
+        """Up to `length` bytes at `offset`, short only at the end of the file.
+
+        Raises the recall's errors (DataMismatch, DriveGone, ...) when tape is needed.
+        """
+        file = self._file(ino)
+        end = min(offset + length, file.inode.size)
+        if offset >= end:
+            return b""
+        if file.resident.covers(offset, end):
+            return self._read_spool(file, offset, end)
+        pieces: list[bytes] = []
+        while offset < end:
+            stop, source = self._source_at(file, offset, end)
+            if source is Place.HOLE:
+                pieces.append(bytes(stop - offset))
+            elif source is Place.SPOOL:
+                pieces.append(self._read_spool(file, offset, stop))
+            else:
+                digest = file.inode.sha256 if source.length == file.inode.size else None
+                pieces.append(await self._recall.read(source, offset, stop - offset, digest))
+            offset = stop
+        return b"".join(pieces)
+
+    def _source_at(
+        self, file: OpenFile, offset: int, end: int
+    ) -> tuple[int, Extent | Literal[Place.SPOOL, Place.HOLE]]:
+        """Where the byte at `offset` comes from, and up to where the same holds."""
+        here = file.resident.within(offset, end)
+        if here and here[0][0] == offset:
+            return here[0][1], Place.SPOOL
+        stop = here[0][0] if here else end
+        holes = file.dirty.within(offset, stop)
+        if holes and holes[0][0] == offset:
+            return holes[0][1], Place.HOLE
+        stop = holes[0][0] if holes else stop
+        extents = self._catalog.extents(file.inode.ino, offset, stop - offset)
+        if extents and extents[0].offset <= offset:
+            return min(stop, extents[0].offset + extents[0].length), extents[0]
+        return (extents[0].offset if extents else stop), Place.HOLE
+
+    def _read_spool(self, file: OpenFile, offset: int, end: int) -> bytes:
+        data = os.pread(self._fd(file), end - offset, offset)
+        while len(data) < end - offset:
+            more = os.pread(file.fd, end - offset - len(data), offset + len(data))
+            data += more or bytes(end - offset - len(data))
+        return data
+
+    # -- changing
+
+    async def write(self, ino: int, offset: int, data: bytes) -> int:
+        """Put `data` at `offset`; all of it or an error. Waits while the spool is full.
+
+        Raises VolumeFull (ENOSPC) before the cartridge could overflow, SpoolFull when the spool is
+        full and the tape cannot take anything, FilesystemError(EROFS, EFBIG).
+        """
+        file = self._file(ino)
+        end = offset + len(data)
+        if end > END_OF_FILE // 2:
+            raise FilesystemError(errno.EFBIG)
+        inode = file.inode
+        await self._admit(end - min(offset, inode.size), end - offset)
+        start = min(offset, inode.size)  # others may have written while we waited
+        fd = self._fd(file)
+        try:
+            done = os.pwrite(fd, data, offset)
+            while done < len(data):
+                done += os.pwrite(fd, data[done:], offset + done)
+        except OSError as exc:
+            if exc.errno == errno.ENOSPC:
+                raise SpoolFull("the disk that holds the spool is full") from exc
+            raise
+        self._mark(file, start, offset, end)
+        inode.size = max(inode.size, end)
+        self._content_changed(file)
+        return len(data)
+
+    async def truncate(self, ino: int, size: int) -> None:
+        """Set the size of `ino`; new bytes are zeros. Raises as `write` does."""
+        self._check_writable()
+        file = self._file(ino)
+        inode = file.inode
+        if size > inode.size:
+            await self._admit(size - inode.size, 0)
+        if size > inode.size:
+            self._mark(file, inode.size, size, size)
+        elif size < inode.size:
+            self._cut(file, size)
+        inode.size = size
+        self._content_changed(file)
+        if file.opens == 0:
+            self._close(file)
+
+    def _mark(self, file: OpenFile, hole_start: int, start: int, end: int) -> None:
+        """[hole_start, start) became a hole, [start, end) was written to the spool."""
+        dirty_before, resident_before = file.dirty.total_bytes, file.resident.total_bytes
+        was_clean = not file.dirty
+        file.dirty.add(hole_start, end)
+        file.resident.add(start, end)
+        self._account.pending_bytes += file.dirty.total_bytes - dirty_before
+        self._account.pending_count += was_clean and bool(file.dirty)
+        self._spool.used_bytes += file.resident.total_bytes - resident_before
+        self._note_in_flight(file.inode.ino, hole_start, end)
+
+    def _cut(self, file: OpenFile, size: int) -> None:
+        dirty_before, resident_before = file.dirty.total_bytes, file.resident.total_bytes
+        was_dirty = bool(file.dirty)
+        file.dirty.remove(size, END_OF_FILE)
+        file.resident.remove(size, END_OF_FILE)
+        if file.fd >= 0 or resident_before:
+            os.ftruncate(self._fd(file), size)
+        self._catalog.cut_extents(file.inode.ino, size)
+        self._account.pending_bytes += file.dirty.total_bytes - dirty_before
+        self._account.pending_count -= was_dirty and not file.dirty
+        self._spool.used_bytes += file.resident.total_bytes - resident_before
+        self._note_in_flight(file.inode.ino, size, END_OF_FILE)
+
+    def _content_changed(self, file: OpenFile) -> None:
+        inode = file.inode
+        now = self._clock_ns()
+        inode.mtime_ns = inode.ctime_ns = file.touched_ns = now
+        inode.sha256 = inode.xxh128 = None
+        file.unsaved = True
+        self._catalog.changed(inode)
+
+    def discard(self, ino: int) -> None:
+        """The inode is gone for good: forget its content. The caller removes it from the catalog.
+
+        Not an error when nothing of it is here.
+        """
+        file = self._files.pop(ino, None)
+        row = None if file else self._catalog.load_staged(ino)
+        if file is None and row is None:
+            return
+        if file is None:
+            file = OpenFile(self._catalog.inode(ino), row)
+        self._account.pending_bytes -= file.dirty.total_bytes
+        self._account.pending_count -= bool(file.dirty)
+        self._spool.used_bytes -= file.resident.total_bytes
+        self._note_in_flight(ino, 0, END_OF_FILE)
+        if file.fd >= 0:
+            os.close(file.fd)
+        self._spool.remove(ino)
+        self._catalog.delete_staged(ino)
+        self._wake_writers()
+
+    # -- making it last
+
+    async def flush(self, ino: int) -> None:
+        """close(2) of one descriptor: let the catalog know the size and times."""
+        file = self._files.get(ino)
+        if file is not None and file.unsaved:
+            self.save(file)
+
+    async def fsync(self, ino: int) -> None:
+        """Bytes, name and metadata of `ino` survive kill -9 and power loss from here on (P2).
+
+        With `fsync=tape` they are on tape and flushed when this returns.
+        """
+        if self.sync_to_tape is not None and self._config.fsync == "tape":
+            await self.sync_to_tape()
+            return
+        file = self._files.get(ino)
+        if file is not None and file.fd >= 0:
+            await trio.to_thread.run_sync(os.fdatasync, file.fd)
+        await self.commit_durably()
+
+    async def commit_durably(self) -> None:
+        """All metadata so far survives power loss when this returns."""
+        self._spool.sync_directories()
+        self.save_all()
+        self._catalog.commit(durable=True)
+
+    def save(self, file: OpenFile) -> None:
+        """Hand the file's ranges to the catalog (in its open transaction)."""
+        file.unsaved = False
+        ino = file.inode.ino
+        if file.resident or file.dirty:
+            resident, dirty = file.resident.as_pairs(), file.dirty.as_pairs()
+            self._catalog.save_staged(Staged(ino, resident, dirty, file.touched_ns))
+        else:
+            self._catalog.delete_staged(ino)
+
+    def save_all(self) -> None:
+        """Hand the ranges of all open files that changed to the catalog."""
+        for file in self._files.values():
+            if file.unsaved:
+                self.save(file)
+
+    # -- the archiver's side
+
+    def begin_burst(self) -> None:
+        """From here on, remember what is written to any file. To be called with the snapshot."""
+        self._in_flight = {}
+        self._narrowed = False
+        self._bursting = True
+        self._spool.pin()
+
+    def narrow_burst(self, inos: Iterable[int]) -> None:
+        """Only these files go to tape in this burst; the others need not be remembered."""
+        noted = self._in_flight
+        self._in_flight = {ino: noted.get(ino) for ino in inos}
+        self._narrowed = True
+
+    def confirm(self, ino: int, archived: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Ranges of `ino` are on tape, flushed. Returns those that were not written since.
+
+        These are clean now; the caller tells the catalog that tape holds them. May be called
+        between `begin_burst` and `end_burst` only.
+        """
+        since = self._in_flight.get(ino) or RangeSet()
+        keep = RangeSet(archived).without(since)
+        file = self._files.get(ino)
+        row = self._catalog.load_staged(ino) if file is None else None
+        if file is None and row is None:
+            return keep.as_pairs() if since == RangeSet() else []
+        if file is None:
+            file = OpenFile(self._catalog.inode(ino), row)
+        before, was_dirty = file.dirty.total_bytes, bool(file.dirty)
+        for start, end in keep:
+            file.dirty.remove(start, end)
+        self._account.pending_bytes += file.dirty.total_bytes - before
+        self._account.pending_count -= was_dirty and not file.dirty
+        self.save(file)
+        return keep.as_pairs()
+
+    def end_burst(self) -> None:
+        """The burst is over, committed or failed."""
+        self._in_flight = {}
+        self._bursting = False
+        self._spool.unpin()
+
+    def evict(self, target_bytes: int) -> None:
+        """Drop clean content until the spool holds at most `target_bytes`, as far as it can."""
+        while self._spool.used_bytes > target_bytes:
+            # Files in use stay in the list, so ask for that many more.
+            rows = self._catalog.clean_staged(_EVICT_BATCH + len(self._files))
+            closed = [row for row in rows if row.ino not in self._files]
+            for row in closed:
+                self._drop_clean(row)
+                if self._spool.used_bytes <= target_bytes:
+                    break
+            if not closed:
+                break
+        if self._spool.used_bytes > target_bytes:
+            for file in self._files.values():
+                self._punch_clean(file)
+        self._wake_writers()
+
+    def drop_caches(self) -> int:
+        """After an unclean end: forget content that tape has as well. Returns how many files.
+
+        A clean range may have been overwritten in place shortly before the crash without the
+        catalog knowing; the copy on tape is the one to believe. For start-up only.
+        """
+        count = 0
+        known: set[int] = set()
+        for ino in self._catalog.staged_inos():
+            row = self._catalog.load_staged(ino)
+            assert row is not None
+            resident, dirty = RangeSet(row.resident), RangeSet(row.dirty)
+            clean = resident.without(dirty)
+            if dirty:
+                known.add(ino)
+            if not clean:
+                continue
+            count += 1
+            self._spool.used_bytes -= clean.total_bytes
+            if dirty:
+                kept = resident.without(clean).as_pairs()
+                self._catalog.save_staged(Staged(ino, kept, row.dirty, row.touched_ns))
+            else:
+                self._catalog.delete_staged(ino)
+        self._spool.sweep(known)
+        return count
+
+    # -- asking
+
+    def state(self, ino: int) -> FileState:
+        """Where the bytes of `ino` are."""
+        file = self._files.get(ino)
+        row = None if file else self._catalog.load_staged(ino)
+        if file is None and row is None:
+            inode = self._catalog.inode(ino)
+            return FileState.MIGRATED if inode.size else FileState.PREMIGRATED
+        dirty = bool(file.dirty if file else row and row.dirty)
+        if dirty:
+            touched = file.touched_ns if file else row.touched_ns if row else 0
+            settling = self._clock_ns() - touched < self._config.settle_s * 1e9
+            writing = self.is_open_for_writing(ino)
+            return FileState.STAGED if writing or settling else FileState.RESIDENT
+        resident = file.resident if file else RangeSet(row.resident if row else ())
+        size = self._catalog.inode(ino).size
+        return FileState.PREMIGRATED if resident.covers(0, size) else FileState.MIGRATED
+
+    def statfs(self) -> tuple[int, int]:
+        """Total and free bytes, as df shows them."""
+        free = self._account.free_bytes()
+        total = self._account.total_bytes
+        return (total if total is not None else free + self._account.written_bytes), free
+
+    # -- inside
+
+    def _file(self, ino: int) -> OpenFile:
+        file = self._files.get(ino)
+        if file is None:
+            file = OpenFile(self._catalog.inode(ino), self._catalog.load_staged(ino))
+            self._files[ino] = file
+        return file
+
+    def _fd(self, file: OpenFile) -> int:
+        if file.fd < 0:
+            file.fd = self._spool.open(file.inode.ino)
+        return file.fd
+
+    def _close(self, file: OpenFile) -> None:
+        if file.unsaved:
+            self.save(file)
+        if file.fd >= 0:
+            os.close(file.fd)
+            file.fd = -1
+        del self._files[file.inode.ino]
+
+    def _note_in_flight(self, ino: int, start: int, end: int) -> None:
+        if not self._bursting or (self._narrowed and ino not in self._in_flight):
+            return
+        noted = self._in_flight.get(ino)
+        if noted is None:
+            noted = self._in_flight[ino] = RangeSet()
+        noted.add(start, end)
+
+    def _check_writable(self) -> None:
+        if self.read_only_reason is not None:
+            raise FilesystemError(errno.EROFS, self.read_only_reason)
+
+    async def _admit(self, tape_bytes: int, spool_bytes: int) -> None:
+        """Wait, slow down or refuse, so that neither tape nor spool can overflow."""
+        self._check_writable()
+        if not self._account.fits(tape_bytes):
+            raise VolumeFull("the cartridge is full; unmount it and insert another one")
+        spool = self._spool
+        high = self._config.spool_high_water
+        pressure = spool.pressure()
+        if pressure > high:
+            self.evict(int(spool.limit_bytes * high))
+            self.wake_archiver()
+            pressure = spool.pressure()
+        if pressure > high and spool_bytes:
+            brake = min(1.0, (pressure - high) / (1.0 - high)) ** 2
+            await trio.sleep(_BRAKE_S_PER_MIB * brake * spool_bytes / MIB)
+        while spool_bytes and spool.used_bytes + spool_bytes > spool.limit_bytes:
+            if self.tape_stuck_reason is not None:
+                raise SpoolFull(f"the spool is full and {self.tape_stuck_reason}")
+            self.wake_archiver()
+            await self._room.wait()
+
+    def _wake_writers(self) -> None:
+        room, self._room = self._room, trio.Event()
+        room.set()
+
+    def tape_is_stuck(self, reason: str | None) -> None:
+        """Nothing can go to tape for now (`reason`), or it can again (None)."""
+        self.tape_stuck_reason = reason
+        self._wake_writers()
+
+    def _drop_clean(self, row: Staged) -> None:
+        self._spool.used_bytes -= RangeSet(row.resident).total_bytes
+        self._catalog.delete_staged(row.ino)
+        self._spool.remove(row.ino)
+
+    def _punch_clean(self, file: OpenFile) -> None:
+        clean = file.resident.without(file.dirty)
+        if not clean:
+            return
+        fd = self._fd(file)
+        for start, end in clean:
+            punch(fd, start, end)
+            file.resident.remove(start, end)
+        self._spool.used_bytes -= clean.total_bytes
+        file.unsaved = True

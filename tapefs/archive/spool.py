@@ -1,0 +1,119 @@
+"""The spool: one plain local file per inode that has bytes here, under `spool/XX/INO`.
+
+This module only handles files; which bytes of them count is in the catalog's `staged` rows. A spool
+file has the same offsets as the file it stands for and is sparse where bytes are not here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+from typing import TYPE_CHECKING, Final
+
+from tapefs.errors import StateUnusable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_FALLOC_FL_KEEP_SIZE: Final = 1
+_FALLOC_FL_PUNCH_HOLE: Final = 2
+_FANOUT: Final = 256
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+class Spool:
+    """Files of staged and cached content below one directory.
+
+    `used_bytes` counts the bytes that the catalog calls resident; `contents` keeps it.
+    While an archive burst is in progress, removals wait for its end, so that the archiver can
+    still read what it has begun to write to tape.
+    """
+
+    def __init__(self, directory: Path, limit_bytes: int) -> None:
+        self._directory = directory
+        self.limit_bytes = limit_bytes
+        self.used_bytes = 0
+        self._pinned = False
+        self._doomed: set[int] = set()
+        self._new_in: set[int] = set()
+        try:
+            for number in range(_FANOUT):
+                (directory / f"{number:02x}").mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise StateUnusable(f"the spool {directory} cannot be created: {exc.strerror}") from exc
+
+    def path(self, ino: int) -> Path:
+        """Where the spool file of `ino` is, or would be."""
+        return self._directory / f"{ino % _FANOUT:02x}" / str(ino)
+
+    def open(self, ino: int) -> int:
+        """A file descriptor on the spool file of `ino`, created when missing. Caller closes."""
+        self._doomed.discard(ino)
+        path = self.path(ino)
+        try:
+            return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            self._new_in.add(ino % _FANOUT)
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def exists(self, ino: int) -> bool:
+        """Whether there is a spool file of `ino`."""
+        return self.path(ino).exists()
+
+    def sync_directories(self) -> None:
+        """Make the names of spool files created so far survive power loss."""
+        for number in self._new_in:
+            fd = os.open(self._directory / f"{number:02x}", os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        self._new_in.clear()
+
+    def remove(self, ino: int) -> None:
+        """Delete the spool file of `ino`, at once or when the burst in progress has ended."""
+        if self._pinned:
+            self._doomed.add(ino)
+        else:
+            self.path(ino).unlink(missing_ok=True)
+
+    def pin(self) -> None:
+        """A burst begins to read: keep all files until `unpin`. One burst at a time."""
+        assert not self._pinned, "two bursts at once"
+        self._pinned = True
+
+    def unpin(self) -> None:
+        """The burst has ended: carry out the removals that waited for it."""
+        self._pinned = False
+        for ino in self._doomed:
+            self.path(ino).unlink(missing_ok=True)
+        self._doomed.clear()
+
+    def pressure(self) -> float:
+        """How full the spool is, 0.0 to 1.0 and beyond."""
+        return self.used_bytes / self.limit_bytes
+
+    def free_disk_bytes(self) -> int:
+        """What the local filesystem that holds the spool still has free."""
+        return shutil.disk_usage(self._directory).free
+
+    def sweep(self, known: set[int]) -> int:
+        """Delete spool files of inodes not in `known` (left by a crash). Returns how many."""
+        count = 0
+        for number in range(_FANOUT):
+            for name in os.listdir(self._directory / f"{number:02x}"):
+                if not name.isdigit() or int(name) not in known:
+                    (self._directory / f"{number:02x}" / name).unlink()
+                    count += 1
+        return count
+
+
+def punch(fd: int, start: int, end: int) -> None:
+    """Give the disk blocks under [start, end) back; the file keeps its size. Raises OSError."""
+    mode = _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE
+    if _libc.fallocate(fd, mode, start, end - start) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

@@ -1,0 +1,172 @@
+"""The commands that use a drive for a moment: list, format, rebuild."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import TYPE_CHECKING, Any, Final
+
+from tapefs.archive.catalogs import VIEW_NAME, make_directory
+from tapefs.archive.recovery import rebuild as rebuild_view
+from tapefs.catalog import remove_database
+from tapefs.config import RECORD_BYTES_DEFAULT, RECORD_BYTES_MIN
+from tapefs.daemon.drives import open_drive, require_medium
+from tapefs.errors import (
+    BlankTape,
+    DamagedTape,
+    ForeignTape,
+    TapefsError,
+    TapeHasData,
+    UsageError,
+    WriteProtected,
+    WrongTape,
+)
+from tapefs.usb.device import list_drives as list_usb_drives
+from tapefs.volume.label import Label, is_valid_name, is_valid_record_size
+from tapefs.volume.session import find_end, read_label, write_label
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tapefs.drive import TapeDrive
+    from tapefs.scsi.data import BlockLimits
+
+    Report = Callable[[dict[str, Any]], None]
+
+# Enough to see whether a drive answers; a mount may hold it.
+_LABEL_BLOCKS: Final = 2
+
+
+async def list_drives() -> dict[str, Any]:
+    """Every USB tape drive: what it is, whether a medium is loaded, and why others are not listed.
+
+    A drive that cannot be opened now (in use, no permission) is listed with its `problem`.
+    """
+    found = list_usb_drives()
+    drives = []
+    for info in found.drives:
+        row: dict[str, Any] = {"drive": info.selector, "title": info.title, "place": info.place}
+        if info.problem is None:
+            row |= await _look_into(info.selector)
+        else:
+            row["problem"] = info.problem
+        drives.append(row)
+    return {"drives": drives, "reasons": list(found.reasons)}
+
+
+async def _look_into(selector: str) -> dict[str, Any]:
+    try:
+        async with open_drive(selector) as opened:
+            drive = opened.drive
+            identity = drive.identity
+            return {
+                "vendor": identity.vendor,
+                "product": identity.product,
+                "revision": identity.revision,
+                "serial": identity.serial,
+                "medium_loaded": drive.medium_loaded,
+                "write_protected": drive.write_protected if drive.medium_loaded else None,
+            }
+    except TapefsError as error:
+        return {"problem": str(error)}
+
+
+async def format_tape(
+    drive_name: str, name: str, record_bytes: int | None, force: bool, report: Report
+) -> dict[str, Any]:
+    """Write a new label. A tape with data is refused unless `force`.
+
+    Raises TapeHasData, WriteProtected, UsageError, and the drive's errors.
+    """
+    if not is_valid_name(name):
+        raise UsageError(f"'{name}' cannot name a volume; use 1 to 64 printable characters")
+    async with open_drive(drive_name, create=True) as opened:
+        drive = opened.drive
+        await require_medium(opened)
+        if drive.write_protected:
+            raise WriteProtected("the cartridge is write protected; open its tab and try again")
+        chosen = _record_size(record_bytes, drive.block_limits)
+        if not force:
+            await _refuse_data(drive)
+        report({"event": "progress", "phase": "format", "message": "writing the label"})
+        # time.time_ns: the one place where a volume learns its birthday.
+        label = Label(uuid.uuid4(), name, chosen, time.time_ns())
+        await write_label(drive, label)
+        written = await read_label(drive)
+        if written != label:
+            raise DamagedTape(
+                "the label reads back differently; clean the drive or take a new tape"
+            )
+        await drive.rewind()
+        capacity = await drive.capacity()
+        return {
+            "name": name,
+            "volume": str(label.volume_uuid),
+            "record_bytes": chosen,
+            "capacity_bytes": capacity.total_bytes if capacity else None,
+        }
+
+
+def _record_size(wanted: int | None, limits: BlockLimits) -> int:
+    """The record size to use: what was asked for, or the best up to the default."""
+    if wanted is not None:
+        if not is_valid_record_size(wanted) or not limits.allow(wanted):
+            raise UsageError(f"this drive or format cannot use records of {wanted} bytes")
+        return wanted
+    size = RECORD_BYTES_DEFAULT
+    while size >= RECORD_BYTES_MIN:
+        if limits.allow(size):
+            return size
+        size //= 2
+    raise UsageError("this drive takes no records of 64 KiB or more, which tapefs needs")
+
+
+async def _refuse_data(drive: TapeDrive) -> None:
+    again = "use --force to lose that for good"
+    try:
+        label = await read_label(drive)
+    except BlankTape:
+        return
+    except ForeignTape:
+        raise TapeHasData(f"the tape holds data that tapefs did not write; {again}") from None
+    except (DamagedTape, WrongTape) as error:
+        raise TapeHasData(
+            f"the tape holds a volume that cannot be read ({error}); {again}"
+        ) from None
+    end = await find_end(drive)
+    if end.block > _LABEL_BLOCKS:
+        raise TapeHasData(f"the tape is the volume '{label.name}' and holds files; {again}")
+    raise TapeHasData(f"the tape is already the volume '{label.name}', still empty; {again}")
+
+
+async def rebuild(drive_name: str, state_dir: Path, report: Report) -> dict[str, Any]:
+    """Make the tape view of the loaded volume anew from the tape alone. Writes nothing to tape.
+
+    The live catalog and the spool stay: what is not on tape yet is there. The next mount brings
+    both together.
+    """
+    make_directory(state_dir)
+    async with open_drive(drive_name) as opened:
+        await require_medium(opened)
+        label = await read_label(opened.drive)
+        directory = make_directory(state_dir / "volumes" / str(label.volume_uuid))
+        work = make_directory(directory / "work")
+        target = directory / VIEW_NAME
+        fresh = directory / "rebuilt.sqlite"
+        view = await rebuild_view(
+            opened.drive, label, fresh, work, time.time_ns(), report, writable=False
+        )
+        counts = view.counts()
+        view.close()
+        remove_database(target)
+        fresh.rename(target)
+        await opened.drive.rewind()
+        return {
+            "name": label.name,
+            "volume": str(label.volume_uuid),
+            "inodes": counts.inodes,
+            "names": counts.names,
+            "tape_files": counts.tape_files,
+            "archived_bytes": counts.archived_bytes,
+        }

@@ -1,0 +1,223 @@
+"""Sessions on a volume: label, append, find the end, read back. The only I/O here is the drive's.
+
+Every function takes the drive for its duration, so it runs inside a job of the lane. Nothing here
+decides anything: what to write and what to believe is the archive's business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from array import array
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import crc32c
+
+from tapefs import telemetry
+from tapefs.drive import TapeAddress
+from tapefs.entries import TapeFile, TapeFileKind
+from tapefs.errors import BlankTape, DamagedTape, ForeignTape, MediumFailed, WrongTape
+from tapefs.scsi.sense import (
+    BeginningOfMedium,
+    EndOfData,
+    FilemarkDetected,
+    IncorrectLength,
+)
+from tapefs.volume.label import LABEL_BYTES, Label, decode_label, encode_label
+from tapefs.volume.tail import NoTail, Tail, find_tail
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from tapefs.drive import TapeDrive
+    from tapefs.volume.records import RecordBuffers
+    from tapefs.volume.tail import MemberSpan
+
+# Tape file 0 is the label (block 0) and its filemark (block 1).
+FIRST_TAPE_FILE_BLOCK: Final = 2
+# What a foreign first block may measure at most to be looked at; larger ones are foreign anyway.
+_PROBE_BYTES: Final = 1 << 20
+# Headers of tapefs's own members: an extended header with a time, and the ustar header.
+_HEADER_BYTES_MAX: Final = 2048
+
+
+async def read_label(drive: TapeDrive) -> Label:
+    """The label of the loaded tape. Leaves the head after the label block.
+
+    Raises BlankTape when nothing is recorded, ForeignTape when something else is, DamagedTape.
+    """
+    await drive.rewind()
+    buffer: array[int] = array("B", bytes(_PROBE_BYTES))
+    try:
+        length = await drive.read_block(buffer)
+    except EndOfData:
+        raise BlankTape("the tape is blank; tapefs format makes it a volume") from None
+    except FilemarkDetected:
+        raise ForeignTape(
+            "the tape starts with a filemark, so tapefs did not write it; insert another tape"
+        ) from None
+    except IncorrectLength:
+        raise ForeignTape(
+            "the tape's first record is larger than any that tapefs writes; insert another tape"
+        ) from None
+    if length != LABEL_BYTES:
+        raise ForeignTape(
+            f"the tape's first record has {length} bytes, so tapefs did not write it; "
+            "insert another tape, or use tapefs format to erase this one"
+        )
+    return decode_label(memoryview(buffer)[:length].tobytes())
+
+
+async def write_label(drive: TapeDrive, label: Label) -> None:
+    """Make the tape a volume: label, filemark, flushed. Destroys everything on the tape."""
+    await drive.rewind()
+    await drive.write_block(array("B", encode_label(label)))
+    await drive.write_filemarks(1)
+
+
+@dataclass(frozen=True, slots=True)
+class EndOfTape:
+    """Where the recorded part ends.
+
+    `block` is the end of data. `torn_records` is how many records follow the last filemark: a tape
+    file whose writer died. `last_file_end` is the address of the last filemark.
+    """
+
+    block: int
+    torn_records: int
+    last_file_end: int
+
+
+async def find_end(drive: TapeDrive) -> EndOfTape:
+    """Space to the end of data and look at what stands before it.
+
+    Leaves the head somewhere before the end. Raises DamagedTape when the drive cannot tell where
+    it stands, which an append needs (P6).
+    """
+    end = (await drive.space_to_end_of_data()).block
+    if end is None:
+        raise DamagedTape("the drive cannot tell where the end of data is; nothing can be appended")
+    try:
+        await drive.space_filemarks(-1)
+    except BeginningOfMedium:
+        raise DamagedTape(
+            "the label is not closed: formatting was interrupted; run tapefs format again"
+        ) from None
+    mark = (await drive.position()).block
+    if mark is None:
+        raise DamagedTape("the drive lost its position near the end of data; try again")
+    return EndOfTape(end, end - mark - 1, mark)
+
+
+async def go_to_end(drive: TapeDrive, expected_block: int) -> None:
+    """Stand at the end of data, and prove that it is where it must be (P6).
+
+    Raises WrongTape when it is not: then nothing may be written.
+    """
+    block = (await drive.space_to_end_of_data()).block
+    if block != expected_block:
+        raise WrongTape(
+            f"the end of data is at block {block}, not at block {expected_block} as the catalog "
+            "says; the tape was changed elsewhere, unmount it and mount it again"
+        )
+
+
+@dataclass(slots=True)
+class AppendProgress:
+    """How far an append is; for whoever shows progress."""
+
+    records_written: int = 0
+    early_warning: bool = False
+
+
+async def append(
+    drive: TapeDrive,
+    records: AsyncIterator[array[int]],
+    buffers: RecordBuffers,
+    progress: AppendProgress,
+) -> None:
+    """Write `records` and a synchronising filemark. The head must stand at the end of data.
+
+    When this returns, everything is on tape. Raises EndOfMedium, MediumError, DriveGone, ...:
+    then some of it may be there, and the tape file is torn.
+    """
+    async for record in records:
+        outcome = await drive.write_block(record)
+        buffers.give_back(record)
+        progress.records_written += 1
+        if outcome.early_warning and not progress.early_warning:
+            progress.early_warning = True
+            telemetry.event(telemetry.EARLY_WARNING, logging.INFO)
+    outcome = await drive.write_filemarks(1)
+    progress.early_warning |= outcome.early_warning
+
+
+async def close_torn(drive: TapeDrive, end: EndOfTape) -> None:
+    """End a torn tape file with a filemark, so that it gets a number and is skipped ever after."""
+    await go_to_end(drive, end.block)
+    await drive.write_filemarks(1)
+
+
+async def read_tail(drive: TapeDrive, address: TapeAddress, record_bytes: int) -> Tail:
+    """The tail in the record at `address`. Raises NoTail, CorruptTail."""
+    buffer: array[int] = array("B", bytes(record_bytes))
+    await drive.locate(address)
+    try:
+        length = await drive.read_block(buffer)
+    except (FilemarkDetected, EndOfData, IncorrectLength, MediumFailed) as exc:
+        raise NoTail("the end of a tape file cannot be read") from exc
+    if length != record_bytes:
+        raise NoTail("the last record of a tape file has the wrong length")
+    return find_tail(memoryview(buffer))
+
+
+async def fetch_span(
+    drive: TapeDrive,
+    tail: Tail,
+    span: MemberSpan,
+    record_bytes: int,
+    target: Path,
+    report: Callable[[int, int], None],
+) -> TapeFile:
+    """Copy the member at `span` of the tail's tape file to the local file `target`, checked.
+
+    Reads from the record that holds the member's header to the end of the tape file, so that the
+    checksums of all these records are known; the result has zeros for those before. Raises
+    DamagedTape when the SHA-256 or a record's length disagrees.
+    """
+    first = max(0, span.position - _HEADER_BYTES_MAX) // record_bytes
+    address = TapeAddress(tail.first_block + first, tail.sequence, first)
+    await drive.locate(address)
+    buffer: array[int] = array("B", bytes(record_bytes))
+    view = memoryview(buffer)
+    sha256 = hashlib.sha256()
+    crcs = bytearray(4 * first)
+    end = span.position + span.length
+    with target.open("wb") as stream:
+        for record in range(first, tail.record_count):
+            if await drive.read_block(buffer) != record_bytes:
+                raise DamagedTape(f"record {record} of tape file {tail.sequence} is cut short")
+            crcs += crc32c.crc32c(view).to_bytes(4, "big")
+            base = record * record_bytes
+            start = min(max(span.position - base, 0), record_bytes)
+            piece = view[start : max(min(end - base, record_bytes), start)]
+            sha256.update(piece)
+            stream.write(piece)
+            report(record - first + 1, tail.record_count - first)
+    if sha256.digest() != span.sha256:
+        raise DamagedTape(f"the index of tape file {tail.sequence} is not what was written there")
+    return TapeFile(
+        tail.sequence,
+        tail.kind,
+        tail.first_block,
+        tail.record_count,
+        tail.written_ns,
+        bytes(crcs),
+    )
+
+
+def torn_file(sequence: int, first_block: int, record_count: int, now_ns: int) -> TapeFile:
+    """The catalog's word for a tape file without a tail."""
+    return TapeFile(sequence, TapeFileKind.TORN, first_block, record_count, now_ns)
