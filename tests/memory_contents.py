@@ -9,13 +9,13 @@ import time
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+import trio
+
 from tapefs.catalog import Catalog, TapeView, VolumeSettings
 from tapefs.errors import FilesystemError, VolumeFull
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import trio
 
 VOLUME_UUID = UUID(int=7)
 
@@ -40,7 +40,8 @@ class MemoryContents:
         self.synced: list[int] = []
         self.discarded: list[int] = []
         self.gates: dict[int, trio.Event] = {}
-        self.waiting_count = 0
+        self._waiting_count = 0
+        self._waiting_changed = trio.Event()
 
     async def open(self, ino: int, *, write: bool, truncate: bool) -> None:
         if stat.S_ISDIR(self.catalog.inode(ino).mode):
@@ -57,10 +58,16 @@ class MemoryContents:
 
     async def read(self, ino: int, offset: int, length: int) -> bytes:
         if ino in self.gates:
-            self.waiting_count += 1
+            self._waiting_count += 1
+            self._waiting_changed.set()
+            self._waiting_changed = trio.Event()
             await self.gates[ino].wait()
-            self.waiting_count -= 1
         return bytes(self.data.get(ino, b"")[offset : offset + length])
+
+    async def wait_until_reads_wait(self, count: int) -> None:
+        """Returns when `count` reads have come to a gate."""
+        while self._waiting_count < count:
+            await self._waiting_changed.wait()
 
     async def write(self, ino: int, offset: int, data: bytes) -> int:
         content = self.data.setdefault(ino, bytearray())
