@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tapefs.catalog.database import sentences
 from tapefs.catalog.extents import cut_extents, insert_extent
 from tapefs.catalog.rows import S_IFDIR, S_IFMT
-from tapefs.entries import Entry, Extent, ExtentEntry, InodeEntry, LinkEntry, UnlinkEntry
+from tapefs.entries import ROOT_INO, Entry, Extent, ExtentEntry, InodeEntry, LinkEntry, UnlinkEntry
 from tapefs.errors import DamagedTape
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # Notes kept in memory before they go to the temporary tables.
 _NOTES_MAX: Final = 10_000
+# Directories known to hang below the root that are kept in mind while checking others.
+_SAFE_MAX: Final = 100_000
 
 
 # The type of an inode is part of its identity, and its link count follows from the names.
@@ -64,6 +66,11 @@ AND NOT EXISTS (SELECT 1 FROM dentry WHERE dentry.ino = inode.ino)
 
 _FORGET_LIVING: Final = """
 DELETE FROM touched WHERE EXISTS (SELECT 1 FROM inode WHERE inode.ino = touched.ino)
+"""
+
+_MOVED_DIRECTORIES: Final = f"""
+SELECT DISTINCT moved.ino FROM moved JOIN inode ON inode.ino = moved.ino
+WHERE moved.delta > 0 AND inode.mode & {S_IFMT} = {S_IFDIR}
 """
 
 TEMPORARY_TABLES: Final = (
@@ -121,6 +128,7 @@ class Application:
             row = self._database.first(query)
             if row is not None:
                 raise self._damaged(sentence.format(row[0]))
+        self._refuse_loops()
         self._database.execute(_REMOVE_UNLINKED)
         self._database.execute(_FORGET_LIVING)
         for table in ("xattr", "extent"):
@@ -211,6 +219,23 @@ class Application:
         )
         self._touched.clear()
         self._moved.clear()
+
+    def _refuse_loops(self) -> None:
+        """Each directory that came to a new place must hang below the root."""
+        safe = {ROOT_INO}
+        for (ino,) in self._database.stream(_MOVED_DIRECTORIES):
+            if len(safe) > _SAFE_MAX:
+                safe = {ROOT_INO}
+            way: set[int] = set()
+            at = ino
+            while at not in safe:
+                if at in way:
+                    raise self._damaged(f"puts directory {ino} below itself")
+                way.add(at)
+                row = self._database.first("SELECT parent FROM dentry WHERE ino = ?", (at,))
+                # None: a directory on the way is being removed, which another check judges.
+                at = row[0] if row else ROOT_INO
+            safe.update(way)
 
     def _damaged(self, what: str) -> DamagedTape:
         return DamagedTape(

@@ -94,23 +94,25 @@ def _copy_checked(checkpoint: Path, connection: sqlite3.Connection) -> None:
         for pragma in (
             "trusted_schema = OFF",
             "cell_size_check = ON",
-            "query_only = ON",
             f"cache_size = -{CACHE_BYTES // 1024}",
         ):
             source.execute(f"PRAGMA {pragma}")
         _check_structure(source)
-        connection.execute("BEGIN")
-        for table, (columns, order) in _TABLES.items():
-            # Row by row: SQLite's own table-to-table copy may take over pages unseen.
-            marks = ", ".join("?" * len(columns.split(", ")))
-            connection.executemany(
-                f"INSERT INTO {table} ({columns}) VALUES ({marks})",
-                source.execute(f"SELECT {columns} FROM {table} ORDER BY {order}"),
-            )
-        _check_settings(connection)
-        connection.execute("COMMIT")
     finally:
         source.close()
+    connection.execute("PRAGMA cell_size_check = ON")
+    connection.execute("ATTACH ? AS source", (uri,))
+    connection.execute("BEGIN")
+    for table, (columns, order) in _TABLES.items():
+        # The order is not only for cookies: without it SQLite may take whole pages over unseen,
+        # and no constraint would look at their rows.
+        connection.execute(
+            f"INSERT INTO main.{table} ({columns})"
+            f" SELECT {columns} FROM source.{table} ORDER BY {order}"
+        )
+    _check_settings(connection)
+    connection.execute("COMMIT")
+    connection.execute("DETACH source")
 
 
 def _check_structure(source: sqlite3.Connection) -> None:

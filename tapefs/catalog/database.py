@@ -75,6 +75,8 @@ class Database:
         """
         mode = "ro" if read_only else "rw"
         with translated(path):
+            if not path.is_file():
+                raise StateUnusable(f"{path} does not exist; run 'tapefs rebuild' to make it")
             connection = sqlite3.connect(
                 f"{path.absolute().as_uri()}?mode={mode}",
                 uri=True,
@@ -254,10 +256,10 @@ def building(path: Path, application: int, *scripts: str) -> Iterator[sqlite3.Co
     The file has the tables of `scripts`, is written without a journal and is on disk, name and
     all, when it appears. Raises StateUnusable when `path` exists or its directory is unusable.
     """
-    if path.exists():
-        raise StateUnusable(f"{path} exists already; remove it to make a new one")
     unfinished = path.with_name(path.name + ".new")
     with translated(path):
+        if path.exists():
+            raise StateUnusable(f"{path} exists already; remove it to make a new one")
         remove_database(unfinished)
         connection = sqlite3.connect(
             f"{unfinished.absolute().as_uri()}?mode=rwc", uri=True, isolation_level=None
@@ -339,7 +341,7 @@ def sentence_of(exc: sqlite3.Error, path: Path) -> TapefsError:
         return StateUnusable(f"{path} is damaged ({exc}); run 'tapefs rebuild' to make it anew")
     if code == sqlite3.SQLITE_READONLY:
         return StateUnusable(f"{path} cannot be written; check its permissions and its disk")
-    return StateUnusable(f"{path} cannot be used ({exc}); check that it exists and its disk")
+    return StateUnusable(f"{path} cannot be used ({exc}); check its disk and its permissions")
 
 
 def _configure(connection: sqlite3.Connection, *, read_only: bool) -> None:

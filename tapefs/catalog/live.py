@@ -14,13 +14,12 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
+from tapefs.catalog.creation import create_live
 from tapefs.catalog.database import (
     APPLICATION_LIVE,
     Database,
-    building,
     fold_log,
     lock_database,
-    run_scripts,
     sync_path,
     translated,
 )
@@ -30,7 +29,6 @@ from tapefs.catalog.namespace import Namespace, NoSuchInode
 from tapefs.catalog.rows import INODE_COLUMNS, S_IFDIR, S_IFMT, Range, Staged, inode_row
 from tapefs.catalog.snapshot import Snapshot
 from tapefs.catalog.staging import StagedTable
-from tapefs.catalog.tape_view import TapeView
 from tapefs.entries import Extent, ExtentEntry, Inode
 from tapefs.errors import TapefsError
 
@@ -49,6 +47,12 @@ _NOTE_DENTRY: Final = "INSERT OR REPLACE INTO dentry_change (parent, name, epoch
 _LINK: Final = (
     "INSERT INTO dentry (parent, name, ino) VALUES (?, ?, ?)"
     " ON CONFLICT (parent, name) DO UPDATE SET ino = excluded.ino"
+)
+
+# The tape knows them already, so this is no change to be noted.
+_TAKE_HASHES: Final = (
+    "UPDATE inode SET sha256 = ?, xxh128 = ? WHERE ino = ?"
+    " AND NOT EXISTS (SELECT 1 FROM inode_change WHERE ino = ? AND epoch > ?)"
 )
 
 
@@ -87,29 +91,7 @@ class Catalog(Namespace):
         Nothing is staged, nothing has changed. Raises StateUnusable when `path` exists, or when
         either file cannot be used.
         """
-        view = TapeView.open(tape_view)
-        last, uuid = view.last_tape_file(), view.settings.volume_uuid
-        settings = {
-            "volume_uuid": str(uuid),
-            "epoch": 1,
-            "next_ino": view.next_ino,
-            "confirmed_sequence": last.sequence if last else 0,
-            "segment_written_ns": 0,
-            "clean_shutdown": 1,
-            "boot_id": "",
-        }
-        view.close()
-        scripts = ("namespace.sql", "namespace_index.sql")
-        with building(path, APPLICATION_LIVE, *scripts) as connection:
-            connection.execute("ATTACH ? AS tape", (f"{tape_view.absolute().as_uri()}?mode=ro",))
-            connection.execute("BEGIN")
-            # Into empty tables of the same layout SQLite copies page after page.
-            for table in ("inode", "dentry", "xattr", "extent"):
-                connection.execute(f"INSERT INTO main.{table} SELECT * FROM tape.{table}")
-            connection.execute("COMMIT")
-            connection.execute("DETACH tape")
-            run_scripts(connection, "local.sql")
-            connection.executemany("INSERT INTO setting VALUES (?, ?)", settings.items())
+        create_live(tape_view, path)
         return cls.open(path)
 
     @classmethod
@@ -332,8 +314,8 @@ class Catalog(Namespace):
         """Up to `limit` files that may be evicted, the longest unused first."""
         return self._staged.clean(limit)
 
-    def staged_inos(self) -> list[int]:
-        """Every file the spool holds something of, to compare with its directory at mount."""
+    def staged_inos(self) -> Iterator[int]:
+        """Every file the spool holds something of, in order; rows may change meanwhile."""
         return self._staged.all_inos()
 
     def owes_tape(self) -> bool:
@@ -455,9 +437,11 @@ class Catalog(Namespace):
 
         May be called in batches, with other work between; repeating one changes nothing.
         """
+        if not self._grouped:
+            self.flush()
         self._begin()
         for entry, kept in extents:
-            if kept and self._exists(entry.ino):
+            if kept and self._database.first("SELECT 1 FROM inode WHERE ino = ?", (entry.ino,)):
                 self._keep(entry, kept, sequence)
         for ino, sha256, xxh128 in hashes:
             self._take_hashes(ino, epoch, sha256, xxh128)
@@ -491,9 +475,6 @@ class Catalog(Namespace):
         if not self._database.in_transaction:
             self._database.begin()
 
-    def _exists(self, ino: int) -> bool:
-        return self._cache.find(ino) is not None or self._inode_values(ino) is not None
-
     def _keep(self, entry: ExtentEntry, kept: Sequence[Range], sequence: int) -> None:
         for start, end in kept:
             assert entry.offset <= start < end <= entry.offset + entry.length, "range outside"
@@ -505,12 +486,7 @@ class Catalog(Namespace):
     ) -> None:
         if ino in self._changed_inos:
             return
-        row = self._database.first(
-            "SELECT 1 FROM inode_change WHERE ino = ? AND epoch > ?", (ino, epoch)
-        )
-        if row is not None or not self._exists(ino):
-            return
-        inode = self.inode(ino)
-        inode.sha256, inode.xxh128 = sha256, xxh128
-        # Written with the next flush; the tape knows it already, so it is no change.
-        self._cache.mark_modified(inode)
+        taken_count = self._database.execute(_TAKE_HASHES, (sha256, xxh128, ino, ino, epoch))
+        inode = self._cache.find(ino)
+        if taken_count and inode is not None:
+            inode.sha256, inode.xxh128 = sha256, xxh128

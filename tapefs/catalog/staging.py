@@ -14,6 +14,8 @@ from tapefs.catalog.rows import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tapefs.catalog.database import Database
 
 _SELECT: Final = f"SELECT {STAGED_COLUMNS} FROM staged"
@@ -74,9 +76,14 @@ class StagedTable:
         )
         return [staged_from(row) for row in rows]
 
-    def all_inos(self) -> list[int]:
-        """Every file that has a row, in order."""
-        return [row[0] for row in self._database.rows("SELECT ino FROM staged ORDER BY ino")]
+    def all_inos(self) -> Iterator[int]:
+        """Every file that has a row, in order, read in pages so that rows may change meanwhile."""
+        last = 0
+        while page := self._database.rows(
+            "SELECT ino FROM staged WHERE ino > ? ORDER BY ino LIMIT 1000", (last,)
+        ):
+            yield from (row[0] for row in page)
+            last = page[-1][0]
 
     def _count_out(self, ino: int) -> bool:
         row = self._database.first(

@@ -13,10 +13,11 @@ from uuid import UUID
 
 from tapefs.catalog.application import TEMPORARY_TABLES, Application
 from tapefs.catalog.checkpoint import export_view, import_view
-from tapefs.catalog.database import APPLICATION_TAPE, Database, building
+from tapefs.catalog.creation import create_tape_view
+from tapefs.catalog.database import APPLICATION_TAPE, Database
 from tapefs.catalog.namespace import Namespace
 from tapefs.catalog.rows import TAPE_FILE_COLUMNS, Counts, VolumeSettings, tape_file_from
-from tapefs.entries import ROOT_INO, Entry, Inode, TapeFile
+from tapefs.entries import Entry, Inode, TapeFile
 from tapefs.errors import DamagedTape, WrongTape
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 # The label and its filemark are blocks 0 and 1.
 FIRST_BLOCK: Final = 2
-_ROOT_MODE: Final = 0o040755
 _SELECT_FILE: Final = f"SELECT {TAPE_FILE_COLUMNS} FROM tape_file"
 
 
@@ -51,22 +51,7 @@ class TapeView(Namespace):
 
         Raises StateUnusable when `path` exists or cannot be made.
         """
-        scripts = ("namespace.sql", "namespace_index.sql", "tape.sql")
-        with building(path, APPLICATION_TAPE, *scripts) as connection:
-            values = {
-                "volume_uuid": str(settings.volume_uuid),
-                "name": settings.name,
-                "record_bytes": settings.record_bytes,
-                "created_ns": settings.created_ns,
-                "next_ino": ROOT_INO + 1,
-            }
-            connection.executemany("INSERT INTO setting VALUES (?, ?)", values.items())
-            created_ns = settings.created_ns
-            connection.execute(
-                "INSERT INTO inode (ino, mode, uid, gid, nlink, size, rdev, atime_ns, mtime_ns,"
-                " ctime_ns) VALUES (?, ?, 0, 0, 2, 0, 0, ?, ?, ?)",
-                (ROOT_INO, _ROOT_MODE, created_ns, created_ns, created_ns),
-            )
+        create_tape_view(path, settings)
         return cls.open(path)
 
     @classmethod
