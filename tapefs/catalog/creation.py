@@ -72,6 +72,7 @@ def _live_settings(tape_view: Path) -> dict[str, int | str]:
             "epoch": 1,
             "next_ino": source.integer_setting("next_ino"),
             "confirmed_sequence": last[0],
+            "segment_written_ns": 0,
             "clean_shutdown": 1,
             "boot_id": "",
         }
