@@ -8,6 +8,7 @@ so that a view rebuilt from tape equals the one that was there before, row for r
 from __future__ import annotations
 
 import sqlite3
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
@@ -32,16 +33,20 @@ _SELECT_FILE: Final = f"SELECT {TAPE_FILE_COLUMNS} FROM tape_file"
 class TapeView(Namespace):
     """The catalog of one volume as the tape has it.
 
-    Synchronous. May be used from any thread, by one caller at a time. `export` alone may run
-    beside everything else. Methods raise StateUnusable when the file is damaged or its disk fails.
+    Synchronous. One thread at a time may call `apply`, and one `export`; meanwhile others may ask
+    questions and get the answers from before `apply`, until it returns. Methods raise
+    StateUnusable when the file is damaged or its disk fails.
     """
 
-    def __init__(self, database: Database) -> None:
-        super().__init__(database)
-        self.path = database.path
+    def __init__(self, writer: Database, reader: Database) -> None:
+        # Questions have their own connection: on the writer's they would wait for the long
+        # statements at the end of a journal, and see it half applied.
+        super().__init__(reader)
+        self._writer = writer
+        self.path = writer.path
         for table in TEMPORARY_TABLES:
-            database.execute(table)
-        self._next_ino = database.integer_setting("next_ino")
+            writer.execute(table)
+        self._next_ino = writer.integer_setting("next_ino")
         # The last CRCs that were asked for: reads go through a tape file in order.
         self._crcs: tuple[int, bytes] = (0, b"")
 
@@ -57,12 +62,14 @@ class TapeView(Namespace):
     @classmethod
     def open(cls, path: Path) -> TapeView:
         """Open the view in `path`. Raises StateUnusable or DriveBusy as `Database.open` does."""
-        database = Database.open(path, APPLICATION_TAPE, any_thread=True)
-        try:
-            return cls(database)
-        except BaseException:
-            database.close()
-            raise
+        with ExitStack() as opened:
+            writer = Database.open(path, APPLICATION_TAPE, any_thread=True)
+            opened.callback(writer.close)
+            reader = Database.open(path, APPLICATION_TAPE, any_thread=True, read_only=True)
+            opened.callback(reader.close)
+            view = cls(writer, reader)
+            opened.pop_all()
+        return view
 
     @classmethod
     def import_checkpoint(cls, checkpoint: Path, path: Path) -> TapeView:
@@ -108,11 +115,11 @@ class TapeView(Namespace):
         if not self._follows(tape_file):
             return False
         try:
-            with self._database.transaction():
-                application = Application(self._database, tape_file.sequence, self._next_ino)
+            with self._writer.transaction():
+                application = Application(self._writer, tape_file.sequence, self._next_ino)
                 application.add_all(entries)
                 application.finish()
-                self._database.execute(
+                self._writer.execute(
                     f"INSERT INTO tape_file ({TAPE_FILE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",
                     (
                         tape_file.sequence,
@@ -123,7 +130,7 @@ class TapeView(Namespace):
                         tape_file.crcs,
                     ),
                 )
-                self._database.set_setting("next_ino", application.next_ino)
+                self._writer.set_setting("next_ino", application.next_ino)
         except (sqlite3.IntegrityError, OverflowError) as exc:
             raise DamagedTape(
                 f"the journal of tape file {tape_file.sequence} holds an impossible value "
@@ -208,6 +215,7 @@ class TapeView(Namespace):
     def close(self) -> None:
         """Close the file. May be called again."""
         self._database.close()
+        self._writer.close()
 
     def _follows(self, tape_file: TapeFile) -> bool:
         """Whether `tape_file` comes next; False when it is there already."""
