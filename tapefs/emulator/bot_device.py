@@ -289,7 +289,7 @@ class BotDevice:
             )
         surplus_bytes = max(len(data) - left_bytes, 0)
         self._moved_bytes += len(data) - surplus_bytes
-        if len(data) == host_bytes == self._wanted_bytes:
+        if not self._data_out and len(data) == host_bytes == self._wanted_bytes:
             self._execute(data)  # the usual case: one transfer, no copy
             return
         self._data_out += memoryview(data)[: len(data) - surplus_bytes]

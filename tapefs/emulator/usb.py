@@ -186,9 +186,8 @@ class EmulatedUsbBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb h
     # Handles, claiming, the kernel's driver.
 
     def open_device(self, _dev: str) -> _Handle:
-        with _libusb_errors():
-            if not self.device.plugged_in:
-                raise Unplugged
+        if not self.device.plugged_in:
+            raise _no_device()
         return _Handle(self._plugged_count)
 
     def close_device(self, handle: _Handle) -> None:
@@ -291,9 +290,8 @@ class EmulatedUsbBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb h
         return bytes((len(body) + 2, _STRING_TYPE)) + body
 
     def _alive(self, handle: _Handle) -> None:
-        with _libusb_errors():
-            if not self.device.plugged_in or handle.plugged_count != self._plugged_count:
-                raise Unplugged
+        if not self.device.plugged_in or handle.plugged_count != self._plugged_count:
+            raise _no_device()
 
 
 @contextmanager
@@ -308,7 +306,11 @@ def _libusb_errors() -> Iterator[None]:
     except Babble as exc:
         raise usb.core.USBError("Overflow", -8, errno.EOVERFLOW) from exc
     except Unplugged as exc:
-        raise usb.core.USBError("No such device", -4, errno.ENODEV) from exc
+        raise _no_device() from exc
+
+
+def _no_device() -> usb.core.USBError:
+    return usb.core.USBError("No such device", -4, errno.ENODEV)
 
 
 def _only_first(*indexes: int) -> None:

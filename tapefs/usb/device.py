@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import logging
 import os
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -335,14 +334,7 @@ def _search(backend: Any, sysfs: Path | None) -> tuple[list[_Candidate], list[st
 
 def _default_backend() -> tuple[Any, str]:
     """libusb's backend, or None and the reason."""
-    log = logging.getLogger("usb")
-    level = log.level
-    # pyusb logs a missing libusb as an error with a traceback; here it is an answer.
-    log.setLevel(logging.CRITICAL)
-    try:
-        backend = usb.backend.libusb1.get_backend()
-    finally:
-        log.setLevel(level)
+    backend = usb.backend.libusb1.get_backend()
     if backend is not None:
         return backend, ""
     try:

@@ -20,7 +20,15 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import trio
 
-from tapefs.errors import DriveFailed, DriveGone, Fault, MalformedData, TapefsError
+from tapefs.errors import (
+    DriveBusy,
+    DriveFailed,
+    DriveGone,
+    Fault,
+    MalformedData,
+    NoDrive,
+    TapefsError,
+)
 from tapefs.scsi.cdb import INQUIRY_BYTES, Inquiry, RequestSense
 from tapefs.scsi.command import Direction
 from tapefs.scsi.completion import Completion
@@ -190,13 +198,15 @@ class BotTransport:
         try:
             completion = await self._endpoints.run(partial(self._perform, command, buffer))
         except DriveGone as exc:
-            raise self._give_up(DriveGone(f"the drive vanished during {command.name}")) from exc
-        except WireFailed as exc:
+            raise self._give_up(
+                DriveGone(f"the drive vanished during {command.name}; plug it in and mount again")
+            ) from exc
+        except (WireFailed, DriveBusy, NoDrive) as exc:
             with trio.CancelScope(shield=True):
                 await self._recover(command.name, exc)
             raise DriveFailed(
                 f"{command.name} failed on the USB wire ({exc}); the wire was reset and the "
-                "position on tape is unknown"
+                "position on tape is unknown; mount the tape again"
             ) from exc
         self._recovery_count = 0
         return completion
@@ -306,7 +316,7 @@ class BotTransport:
 
     # Recovery (BOT 1.0 §5.3.4), from gentle to hard.
 
-    async def _recover(self, name: str, reason: WireFailed) -> None:
+    async def _recover(self, name: str, reason: TapefsError) -> None:
         self._recovery_count += 1
         run = self._endpoints.run
         try:
@@ -321,7 +331,12 @@ class BotTransport:
                 self._recovery_count = 2
                 return
         except DriveGone as exc:
-            raise self._give_up(DriveGone(f"the drive did not come back after {name}")) from exc
+            raise self._give_up(
+                DriveGone(f"the drive did not come back after {name}; plug it in and mount again")
+            ) from exc
+        except (DriveBusy, NoDrive) as exc:
+            self._give_up(exc)  # someone else has it now, and the message says so
+            raise
         except WireFailed as exc:
             reason = exc
         raise self._give_up(
@@ -330,7 +345,7 @@ class BotTransport:
             )
         ) from reason
 
-    async def _class_reset(self, name: str, reason: WireFailed) -> bool:
+    async def _class_reset(self, name: str, reason: TapefsError) -> bool:
         event(RESET_RECOVERY, logging.WARNING, command=name, reason=reason)
         try:
             await self._endpoints.run(self._endpoints.class_reset)
