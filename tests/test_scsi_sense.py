@@ -86,6 +86,11 @@ def test_pack_and_unpack(sense: Sense) -> None:
     assert Sense.unpack(sense.pack()) == sense
 
 
+def test_information_beyond_32_bits_is_left_out() -> None:
+    assert Sense.unpack(Sense(information=1 << 31).pack()).information is None
+    assert Sense.unpack(Sense(information=(1 << 31) - 1).pack()).information == (1 << 31) - 1
+
+
 @given(st.binary(max_size=40))
 def test_any_bytes_give_sense_or_malformed(report: bytes) -> None:
     try:

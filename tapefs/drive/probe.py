@@ -59,6 +59,8 @@ SETTLE_ATTEMPTS_MAX: Final = 30
 
 _SERIAL_BYTES: Final = 64
 _BUFFERED: Final = 1
+# Densities of LTO-1 to LTO-10, M8 included.
+_LTO_DENSITIES: Final = frozenset(bytes.fromhex("40 42 44 46 58 5A 5C 5D 5E 60 62"))
 # OnStream's drives call themselves tapes but do not speak SSC.
 _ONSTREAM_PRODUCTS: Final = ("SC-", "DI-", "DP-", "USB", "FW-")
 
@@ -169,7 +171,7 @@ async def set_up(initiator: Initiator, identity: DriveIdentity) -> MediumSetup:
     modes = await select_variable_blocks(initiator)
     capabilities = Capabilities(
         position_form=await _position_form(initiator),
-        capacity_unit_bytes=await _capacity_unit_bytes(initiator, identity),
+        capacity_unit_bytes=await _capacity_unit_bytes(initiator, identity, modes),
         volume_statistics=await _has_volume_statistics(initiator),
     )
     return MediumSetup(block_limits, modes.write_protected, capabilities)
@@ -240,12 +242,17 @@ async def log_page(initiator: Initiator, page: int) -> LogPage | None:
         return None
 
 
-async def _capacity_unit_bytes(initiator: Initiator, identity: DriveIdentity) -> int | None:
+async def _capacity_unit_bytes(
+    initiator: Initiator, identity: DriveIdentity, modes: ModeParameters
+) -> int | None:
     page = await log_page(initiator, TAPE_CAPACITY_PAGE)
     if page is None or TapeCapacity.from_page(page) is None:
         return None
-    # The standard leaves the unit open. Sony's manuals say KiB; LTO drives count MiB.
-    return KIB if identity.vendor == "SONY" else MIB
+    # The standard leaves the unit open: LTO drives count MiB, the older families KiB, and the
+    # numbers alone do not tell (34 million is an AIT-1 in KiB and an LTO-10 in MiB).
+    density = modes.descriptor.density if modes.descriptor else 0
+    is_lto = density in _LTO_DENSITIES or identity.product.upper().startswith("UL")
+    return MIB if is_lto else KIB
 
 
 async def _has_volume_statistics(initiator: Initiator) -> bool:

@@ -9,6 +9,7 @@ from typing import Final
 from tapefs.errors import MalformedData
 
 FIXED_BYTES: Final = 18
+_SIGN_32: Final = 1 << 31
 
 
 class SenseKey(enum.IntEnum):
@@ -70,12 +71,13 @@ class Sense:
         return int.from_bytes(self.key_specific[1:3], "big") / 65536
 
     def pack(self) -> bytes:
-        """Fixed format, 18 bytes. Raises OverflowError when `information` exceeds 32 bits."""
+        """Fixed format, 18 bytes; an `information` that exceeds 32 bits is left out (SPC-4)."""
         flags = self.filemark << 7 | self.end_of_medium << 6 | self.incorrect_length << 5
         report = bytearray(FIXED_BYTES)
-        report[0] = (0x71 if self.deferred else 0x70) | self.valid << 7
+        report[0] = 0x71 if self.deferred else 0x70
         report[2] = flags | self.key
-        if self.information is not None:
+        if self.information is not None and -_SIGN_32 <= self.information < _SIGN_32:
+            report[0] |= 0x80
             report[3:7] = self.information.to_bytes(4, "big", signed=True)
         report[7] = FIXED_BYTES - 8
         report[12] = self.asc
