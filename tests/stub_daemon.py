@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import tapefs
-from tapefs.cli import mountpoints
+from tapefs.fuse import mountpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +37,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     module.MountRequest = MountRequest  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "tapefs.daemon", module)
     monkeypatch.setattr(tapefs, "daemon", module, raising=False)
-    monkeypatch.setattr(mountpoints, "FUSE_DEVICE", Path(os.devnull))
+    monkeypatch.setattr(mountpoint, "FUSE_DEVICE", Path(os.devnull))
     return module
 
 

@@ -14,6 +14,7 @@ from stub_daemon import raising
 from tapefs import cli, control, errors
 from tapefs.cli import mountpoints, umount
 from tapefs.errors import ExitCode
+from tapefs.fuse.mountpoint import FILESYSTEM_TYPE, Mount
 
 STATUS = {
     "mountpoint": "/mnt/tape",
@@ -102,8 +103,8 @@ def mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mounted:
         service.calls.append(" ".join(["release", *flags]))
         trio.from_thread.run_sync(service.released.set)
 
-    there = mountpoints.Mount(str(tmp_path), mountpoints.FILESYSTEM_TYPE, "usb")
-    monkeypatch.setattr(mountpoints, "mount_at", lambda path: there)
+    there = Mount(tmp_path, "0:44", FILESYSTEM_TYPE, "tapefs:A")
+    monkeypatch.setattr(umount, "mount_at", lambda path: there)
     monkeypatch.setattr(mountpoints, "release", release)
     return service
 
@@ -142,7 +143,7 @@ async def test_a_busy_mount_stays_and_no_wait_is_left(
 async def test_a_second_umount_waits_on_for_the_first(
     mounted: Mounted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mountpoints, "mount_at", lambda path: None)
+    monkeypatch.setattr(umount, "mount_at", lambda path: None)
     mounted.released.set()
     assert await run_beside(mounted, tmp_path, ["umount", str(tmp_path)]) == 0
     assert mounted.calls == ["wait"]

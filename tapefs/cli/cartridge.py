@@ -80,7 +80,7 @@ def run_info(arguments: argparse.Namespace, terminal: Terminal) -> int:
             "file": str(cartridge.path),
             "personality": cartridge.memory.personality,
             "serial": cartridge.memory.serial,
-            "write_protected": cartridge.write_protected,
+            "write_protected": cartridge.memory.write_protected or not _may_write(cartridge.path),
             "capacity_bytes": cartridge.memory.capacity_bytes,
             "used_bytes": cartridge.end_bytes,
             "loads_count": cartridge.memory.load_count,
@@ -130,6 +130,11 @@ def _opened(text: str) -> Iterator[VirtualCartridge]:
     path = text.removeprefix("virtual:")
     with VirtualCartridge.open(Path(path), read_only=True) as cartridge:
         yield cartridge
+
+
+def _may_write(path: Path) -> bool:
+    """Whether the image's mode bits, which stand for the cartridge's tab, allow writing."""
+    return bool(path.stat().st_mode & 0o222)
 
 
 def _file_count(cartridge: VirtualCartridge) -> int:

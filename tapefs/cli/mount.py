@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tapefs import telemetry
 from tapefs.cli import arguments as shared
-from tapefs.cli import mountpoints
 from tapefs.config import option_names, parse_options
+from tapefs.fuse.mountpoint import prepare_mountpoint, require_fuse
 
 if TYPE_CHECKING:
     import argparse
-    from pathlib import Path
 
     from tapefs.cli.terminal import Report, Terminal
     from tapefs.daemon import MountRequest
@@ -53,8 +53,8 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     drive = shared.drive(arguments.drive)
     options, read_only = split_options(",".join(arguments.options))
     state_dir = shared.state_dir(arguments.state_dir)
-    mountpoint = mountpoints.usable(arguments.mountpoint)
-    mountpoints.require_fuse()
+    mountpoint = prepare_mountpoint(Path(arguments.mountpoint))
+    require_fuse(allow_other=parse_options(options).allow_other)
     # FUSE, USB and trio come with the daemon; `tapefs --help` does without.
     from tapefs import daemon  # noqa: PLC0415
 

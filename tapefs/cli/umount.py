@@ -10,6 +10,7 @@ from tapefs.cli import arguments as shared
 from tapefs.cli import mountpoints
 from tapefs.cli.terminal import Table, named_rows
 from tapefs.errors import NotFinalized, NotMounted
+from tapefs.fuse.mountpoint import FILESYSTEM_TYPE, detach_dead_mount, mount_at
 
 if TYPE_CHECKING:
     import argparse
@@ -89,9 +90,9 @@ def unmount(path: Path, terminal: Terminal, flags: Sequence[str] = ()) -> dict[s
     connection = _connect(path)
     with connection, terminal.progress() as progress:
         connection.start("wait_finalized")
-        mount = mountpoints.mount_at(path)
+        mount = mount_at(path)
         # Without one, an earlier umount was interrupted while it waited: wait on.
-        if mount and mount.filesystem_type == mountpoints.FILESYSTEM_TYPE:
+        if mount and mount.filesystem_type == FILESYSTEM_TYPE:
             mountpoints.release(path, flags=flags)
         result = connection.finish("wait_finalized", progress)
         progress({"message": "waiting for the daemon to end"})
@@ -109,8 +110,7 @@ def _connect(path: Path) -> Connection:
     try:
         return Connection(path)
     except NotMounted:
-        mount = mountpoints.mount_at(path)
-        if mount and mountpoints.clear_if_dead(path, mount):
+        if detach_dead_mount(path):
             raise NotFinalized(
                 f"the daemon of {path} had died; the dead mount is cleared, what was fsync'ed is "
                 "in the spool: mount the tape again, then unmount it"
