@@ -193,6 +193,10 @@ def test_unwritten_zeros_at_the_end_are_one_filemark(path: Path) -> None:
 DAMAGED = {
     "length word changed in the middle": frame(b"a" * 10, word=12) + frame(b"b"),
     "trailer disagrees": frame(b"a" * 10)[:-4] + struct.pack("<I", 9) + frame(b"b"),
+    "the same, and the last record is torn besides": frame(b"a" * 10)[:-4]
+    + struct.pack("<I", 9)
+    + frame(b"b")
+    + frame(b"torn" * 9)[:20],
     "length points behind the end": frame(b"a" * 10, word=5000) + frame(b"b" * 20) + bytes(8),
     "the same, before an end-of-medium word": frame(b"a" * 10, word=5000)
     + frame(b"b" * 20)

@@ -268,9 +268,12 @@ def test_lengths_that_differ_are_told_with_the_data(target: Target) -> None:
     assert position(target) == 0
 
 
-def test_reading_what_was_just_written_meets_the_end_of_data(target: Target) -> None:
+def test_reading_behind_what_was_just_written_meets_the_end_of_data(
+    target: Target, path: Path
+) -> None:
     fill(target, "ab")
     assert told(read(target)[1]) == ("end of data", 100)
+    assert list(tap_reader.objects(path)) == [b"a", b"b"], "a drive that reads has stopped writing"
     assert write(target, b"c") is GOOD, "and that is where an append goes"
     go(target, 2)
     assert read(target, 1) == (b"c", GOOD)
@@ -381,6 +384,15 @@ def test_the_buffer_is_bounded(make: Make, path: Path) -> None:
     assert write(target, b"x" * 50_000) is GOOD, "larger than the buffer, but a block is a block"
     go(target, 20)
     assert read(target, 50_000) == (b"x" * 50_000, GOOD)
+
+
+def test_tiny_records_fill_the_buffer_too(make: Make) -> None:
+    target = make(buffer_bytes=10_000)
+    for _ in range(1000):
+        assert write(target, b"x") is GOOD
+    short = ShortPosition.unpack(ask(target, c.ReadPosition()))
+    assert short.buffered_blocks is not None
+    assert short.buffered_blocks < 100, "each costs more host memory than its one byte"
 
 
 def test_unbuffered_mode_writes_before_it_answers(target: Target, path: Path) -> None:
