@@ -106,16 +106,17 @@ class Target:
             command = c.unpack(cdb)
             if isinstance(command, c.RequestSense):
                 return TargetReply(True, self._report(sense)[: command.allocation_bytes])
-            handler = self._handlers[type(command)]
+            handler = self._handlers.get(type(command))
+            if handler is None:
+                return self._check_condition(status.UNKNOWN_OPERATION_CODE)
             if self._unit.attentions and not isinstance(command, _ALWAYS_ANSWERED):
                 return self._check_condition(self._unit.attentions.popleft())
             return handler(self._unit, command, memoryview(data_out).cast("B"))
         except CheckConditionStatus as error:
-            reply = self._check_condition(error.sense)
-            return TargetReply(reply.good, error.data_in, error.consumed_bytes)
+            return self._check_condition(error.sense, error.data_in, error.consumed_bytes)
         except c.InvalidField:
             return self._check_condition(status.INVALID_FIELD_IN_CDB)
-        except (c.UnknownCommand, KeyError):
+        except c.UnknownCommand:
             return self._check_condition(status.UNKNOWN_OPERATION_CODE)
         except MediumFailed:
             return self._check_condition(_INTERNAL_FAILURE)
@@ -173,9 +174,11 @@ class Target:
         self._unit.cartridge = cartridge
         self._unit.load()
 
-    def _check_condition(self, sense: Sense) -> TargetReply:
+    def _check_condition(
+        self, sense: Sense, data_in: bytes | memoryview = b"", consumed_bytes: int = 0
+    ) -> TargetReply:
         self._sense = sense
-        return TargetReply(good=False)
+        return TargetReply(False, data_in, consumed_bytes)
 
     def _report(self, sense: Sense) -> bytes:
         """What REQUEST SENSE answers: the last command's sense, or else what is to be told."""
