@@ -26,7 +26,7 @@ from tapefs.volume.pax import XATTRS_BYTES_MAX
 
 VOLUME = UUID("6fa459ea-ee8a-4ca4-894e-db77e160355e")
 INOS = st.integers(1, 2**63 - 1)
-COUNTS = st.integers(0, 2**62)
+COUNTS = st.integers(0, 2**62 - 1)
 TIMES = st.integers(-(2**63), 2**63 - 1)
 NAMES = (
     st.one_of(st.binary(min_size=1, max_size=255), st.text(min_size=1, max_size=60).map(str.encode))
