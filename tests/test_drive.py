@@ -186,6 +186,7 @@ async def test_an_empty_drive_opens_and_becomes_ready_when_a_cartridge_comes(
     assert not await drive.test_ready()
     with pytest.raises(NoMedium, match="load a cartridge"):
         await drive.wait_ready(3.0)
+    assert trio.current_time() <= 3.0
     with pytest.raises(NotReady):
         await drive.rewind()
     async with trio.open_nursery() as nursery:

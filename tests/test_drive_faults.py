@@ -106,6 +106,17 @@ async def test_changed_modes_are_set_again_and_the_block_is_written_once(rigs: R
         await read_number(drive)
 
 
+async def test_setting_modes_again_does_not_start_over_within_itself(rigs: Rigs) -> None:
+    rig = rigs()
+    drive = await rig.open()
+    await drive.rewind()
+    changed = Sense(SenseKey.UNIT_ATTENTION, 0x2A, 0x01)
+    rig.wire.answer(c.Write6, changed)
+    rig.wire.answer(c.ModeSense6, *[changed] * 5)
+    await drive.write_block(record(0))
+    assert len(rig.wire.sent(c.ModeSense6)) == 6
+
+
 async def test_modes_that_never_settle_end_somewhere(rigs: Rigs) -> None:
     rig = rigs()
     drive = await rig.open()

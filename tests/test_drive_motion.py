@@ -92,6 +92,10 @@ async def test_a_drive_without_locate_is_asked_once(rigs: Rigs) -> None:
     drive = await rig.open()
     await write_files(drive, *COUNTS)
     await drive.locate(address(1, 0))
+    assert len(rig.wire.sent(c.Locate10)) == 1
+    await drive.wait_ready(10.0)
+    await drive.locate(address(1, 0))
+    assert len(rig.wire.sent(c.Locate10)) == 1
     rig.wire.forget()
     # Forward within reach of relative motion: no rewind, no LOCATE.
     await drive.locate(address(2, 2))
@@ -101,6 +105,17 @@ async def test_a_drive_without_locate_is_asked_once(rigs: Rigs) -> None:
     ]
     await drive.locate(address(2, 1))
     assert rig.wire.log[2:] == [c.Space6(c.SpaceCode.BLOCKS, -1)]
+
+
+async def test_a_refused_locate_does_not_lose_the_position(rigs: Rigs) -> None:
+    rig = rigs("plain")
+    drive = await rig.open()
+    await write_files(drive, *COUNTS)
+    await drive.rewind()
+    rig.wire.forget()
+    await drive.locate(address(1, 0))
+    expected: list[c.Command] = [c.Locate10(4), c.Space6(c.SpaceCode.FILEMARKS, 1)]
+    assert rig.wire.log == expected
 
 
 async def test_a_locate_that_worked_once_may_not_be_refused(rigs: Rigs) -> None:
@@ -188,6 +203,17 @@ async def test_end_of_data_when_spacing_says_blank_check(rigs: Rigs) -> None:
     for sense in (Sense(SenseKey.BLANK_CHECK, 0, 5), Sense(SenseKey.NO_SENSE, 0, 5)):
         rig.wire.answer(c.Space6, sense)
         assert (await drive.space_to_end_of_data()).block == 12
+
+
+async def test_a_filemark_is_no_end_of_data(rigs: Rigs) -> None:
+    rig = rigs()
+    drive = await rig.open()
+    await write_files(drive, *COUNTS)
+    rig.wire.answer(c.Space6, Sense(filemark=True))
+    with pytest.raises(FilemarkDetected):
+        await drive.space_to_end_of_data()
+    with pytest.raises(PositionUnknown):
+        await drive.write_block(record(0))
 
 
 async def test_end_of_data_when_read_position_knows_nothing(rigs: Rigs) -> None:

@@ -214,6 +214,7 @@ async def test_a_write_protected_tape(rigs: Rigs) -> None:
     with pytest.raises(WriteProtectedCondition):
         await drive.write_block(record(0))
     # The refusal moved nothing.
+    assert await drive.position() == TapePosition(1, 0, 1)
     assert await read_number(drive) == 1
 
 
@@ -270,13 +271,15 @@ async def test_after_the_hard_end_nothing_is_written_blindly(rigs: Rigs, persona
     await fill(drive)
     with pytest.raises(PositionUnknown):
         await drive.write_filemarks(1)
+    if not drive.capabilities.read_position:
+        assert await drive.position() == TapePosition()
     end = await drive.space_to_end_of_data()
     assert end.block == rig.cartridge.object_count
     assert end.early_warning or not drive.capabilities.read_position
 
 
-async def test_early_warning_stands_until_the_head_leaves(rigs: Rigs) -> None:
-    drive = await rigs(capacity_bytes=8 * MIB).open()
+async def test_early_warning_stands_until_the_head_leaves(rigs: Rigs, personality: str) -> None:
+    drive = await rigs(personality, capacity_bytes=8 * MIB).open()
     await drive.rewind()
     while not (await drive.write_block(record(1, 65536))).early_warning:
         assert not (await drive.position()).early_warning
