@@ -275,3 +275,21 @@ def test_umount_of_a_dead_mount_clears_it_but_is_no_success(
     assert cli.main(["umount", str(path)]) == ExitCode.NOT_FINALIZED
     assert "mount the tape again" in capsys.readouterr().err
     assert mountpoint.mount_at(path) is None
+
+
+@pytest.mark.fuse
+def test_plain_umount_calls_the_helper_when_it_is_installed(
+    filesystem: subprocess.Popen[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mnt"
+    monkeypatch.setattr(mountpoints, "UMOUNT_HELPER", tmp_path / "absent")
+    assert mountpoints.call_helper_at_umount(path) is None
+    monkeypatch.setattr(mountpoints, "UMOUNT_HELPER", Path("/bin/true"))
+    assert mountpoints.call_helper_at_umount(tmp_path) is None
+    if os.geteuid() == 0:
+        helper = mountpoints.call_helper_at_umount(path)
+        assert helper
+        assert helper.wait(10) == 0
+        table = Path("/run/mount/utab").read_text()
+        assert f"TARGET={path} ROOT=/ OPTS=uhelper=fuse.tapefs" in table
+    mountpoints.release(path)

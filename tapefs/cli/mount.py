@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tapefs import telemetry
 from tapefs.cli import arguments as shared
+from tapefs.cli import mountpoints
 from tapefs.config import option_names, parse_options
 from tapefs.fuse.mountpoint import prepare_mountpoint, require_fuse
 
 if TYPE_CHECKING:
     import argparse
 
-    from tapefs.cli.terminal import Report, Terminal
+    from tapefs.cli.terminal import Terminal
     from tapefs.daemon import MountRequest
 
 # mount(8) words that mean something here although they are no settings.
@@ -69,8 +70,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     )
     if arguments.foreground:
         telemetry.set_up(None, verbose=arguments.verbose)
-        with terminal.progress() as progress:
-            return daemon.run_mount(request, _foreground_report(progress))
+        return _mount_in_foreground(request, terminal)
     return _mount_in_background(request, terminal)
 
 
@@ -105,6 +105,9 @@ def _mount_in_background(request: MountRequest, terminal: Terminal) -> int:
             progress,
             verbose=request.verbose,
         )
+    helper = mountpoints.call_helper_at_umount(request.mountpoint)
+    if helper:
+        helper.wait()
     document = {
         **{name: value for name, value in mounted.items() if name != "event"},
         "mountpoint": str(request.mountpoint),
@@ -119,10 +122,19 @@ def _mount_in_background(request: MountRequest, terminal: Terminal) -> int:
     return 0
 
 
-def _foreground_report(progress: Report) -> Report:
+def _mount_in_foreground(request: MountRequest, terminal: Terminal) -> int:
+    from tapefs import daemon  # noqa: PLC0415 - see run
+
+    helpers = []
+
     def report(event: dict[str, Any]) -> None:
         if event["event"] == "mounted":
             event = {**event, "message": "mounted; Ctrl-C unmounts and finalizes the tape"}
+            helpers.append(mountpoints.call_helper_at_umount(request.mountpoint))
         progress(event)
 
-    return report
+    with terminal.progress() as progress:
+        code = daemon.run_mount(request, report)
+    for helper in filter(None, helpers):
+        helper.wait()
+    return code
