@@ -122,6 +122,8 @@ class Burst:
         self._selected = frozenset(selection.inos)
         self._linked: set[int] = set()
         self._directories: set[int] = set()
+        # Changed symlinks by the directory of their first name.
+        self._symlinks: dict[int, list[int]] = {}
         self._paths: dict[int, bytes] = {ROOT_INO: b""}
         # Changes that this segment settles although its journal has no entry for them.
         self.gone_inodes: list[int] = []
@@ -245,13 +247,23 @@ class Burst:
         if not links or self._withheld(ino):
             return
         self._log_attributes(builder, inode)
+        self._linked.add(ino)
         kind = _KINDS.get(stat.S_IFMT(inode.mode))
+        if kind is MemberKind.SYMLINK:
+            self._note_directory(links[0][0])
+            self._symlinks.setdefault(links[0][0], []).append(ino)
+            return
         if kind is None or (kind is MemberKind.FILE and inode.size):
             return  # a socket has no place in an archive; content already on tape stays there
-        path = member_path(self._path(*links[0]), ino)
-        yield from builder.add_member(self._member(inode, path, snapshot.xattrs(ino)))
+        yield from self._plain_member(builder, inode, links)
+
+    def _plain_member(
+        self, builder: SegmentBuilder, inode: Inode, links: list[tuple[int, bytes]]
+    ) -> Iterator[array[int]]:
+        path = member_path(self._path(*links[0]), inode.ino)
+        xattrs = self._snapshot.xattrs(inode.ino)
+        yield from builder.add_member(self._member(inode, path, xattrs))
         yield from self._other_links(builder, inode, links, path)
-        self._linked.add(ino)
 
     def _log_attributes(self, builder: SegmentBuilder, inode: Inode) -> None:
         xattrs = self._snapshot.xattrs(inode.ino)
@@ -297,16 +309,31 @@ class Burst:
                 return
 
     def _directory_members(self, builder: SegmentBuilder) -> Iterator[array[int]]:
-        """Directories last: an extraction sets their times when nothing in them changes again."""
-        named: list[tuple[bytes, Inode]] = []
+        """Directories last, parents before children, each followed by its symlinks.
+
+        Extraction then sets their times when nothing in them changes any more. GNU tar makes
+        some symlinks only at its very end, and remembers to mend the times of a directory after
+        that only if the directory stood before the symlink.
+        """
+        yield from self._symlink_members(builder, ROOT_INO)
+        named: list[tuple[list[bytes], Inode]] = []
         for ino in self._directories:
             inode = self._snapshot.inode(ino)
             if inode is not None and ino != ROOT_INO:
-                named.append((self._directory_path(ino), inode))
+                named.append((self._directory_path(ino).split(b"/"), inode))
+        # By components, so that everything below a directory follows it without a gap.
         named.sort(key=lambda pair: pair[0])
-        for path, inode in named:
+        for components, inode in named:
             xattrs = self._snapshot.xattrs(inode.ino)
-            yield from builder.add_member(self._member(inode, member_path(path, inode.ino), xattrs))
+            path = member_path(b"/".join(components), inode.ino)
+            yield from builder.add_member(self._member(inode, path, xattrs))
+            yield from self._symlink_members(builder, inode.ino)
+
+    def _symlink_members(self, builder: SegmentBuilder, parent: int) -> Iterator[array[int]]:
+        for ino in self._symlinks.get(parent, ()):
+            inode = self._snapshot.inode(ino)
+            if inode is not None:
+                yield from self._plain_member(builder, inode, self._snapshot.links(ino))
 
     # -- inside
 
