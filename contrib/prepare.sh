@@ -95,5 +95,5 @@ fuse_device() {
 }
 
 debian_packages
-python_packages
 fuse_device
+python_packages
