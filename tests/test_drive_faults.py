@@ -17,6 +17,7 @@ from tape_rig import (
 from tapefs.drive import (
     PositionUnknown,
     TapeAddress,
+    TapeDrive,
     TapePosition,
 )
 from tapefs.errors import DriveFailed, DriveGone, MalformedData
@@ -25,8 +26,10 @@ from tapefs.scsi.completion import Completion
 from tapefs.scsi.data import ModeParameters
 from tapefs.scsi.sense import (
     AbortedCommand,
+    CheckCondition,
     EndOfData,
     MediumChanged,
+    NoMedium,
     PowerOnReset,
     Sense,
     SenseKey,
@@ -44,22 +47,28 @@ def rigs(tmp_path: Path) -> Iterator[Rigs]:
         yield rigs
 
 
+def loaded(drive: TapeDrive) -> bool:
+    return drive.medium_loaded
+
+
 @pytest.mark.parametrize(
     ("sense", "error"),
     [
         (Sense(SenseKey.UNIT_ATTENTION, 0x28), MediumChanged),
         (Sense(SenseKey.UNIT_ATTENTION, 0x29, 0x02), PowerOnReset),
+        (Sense(SenseKey.NOT_READY, 0x3A), NoMedium),
     ],
 )
 async def test_doubt_about_the_medium_stays_until_somebody_looks(
-    rigs: Rigs, sense: Sense, error: type[UnitAttention]
+    rigs: Rigs, sense: Sense, error: type[CheckCondition]
 ) -> None:
     rig = rigs()
     drive = await rig.open()
     await write_files(drive, 2)
-    rig.wire.answer(c.TestUnitReady, sense)
+    rig.wire.answer(c.Rewind, sense)
     with pytest.raises(error):
-        await drive.test_ready()
+        await drive.rewind()
+    assert not loaded(drive)
     rig.wire.forget()
     for _ in range(2):
         with pytest.raises(error, match="REWIND"):
@@ -70,6 +79,7 @@ async def test_doubt_about_the_medium_stays_until_somebody_looks(
             await drive.write_block(record(0))
     assert not rig.wire.log
     await drive.wait_ready(10.0)
+    assert loaded(drive)
     with pytest.raises(PositionUnknown):
         await drive.write_block(record(0))
     await drive.rewind()
@@ -87,6 +97,16 @@ async def test_a_changed_cartridge_is_never_written(rigs: Rigs) -> None:
     with pytest.raises(MediumChanged):
         await drive.space_to_end_of_data()
     assert other.cartridge.object_count == 0
+
+
+async def test_a_change_is_also_seen_by_asking(rigs: Rigs) -> None:
+    rig, other = rigs(), rigs()
+    drive = await rig.open()
+    rig.target.eject()
+    assert not await drive.test_ready()
+    rig.target.insert(other.cartridge)
+    with pytest.raises(MediumChanged):
+        await drive.test_ready()
 
 
 async def test_changed_modes_are_set_again_and_the_block_is_written_once(rigs: Rigs) -> None:

@@ -18,6 +18,7 @@ from tapefs.scsi.sense import (
     DeferredError,
     MediumChanged,
     ModeParametersChanged,
+    NoMedium,
     OverlappedCommands,
     PowerOnReset,
     Reaction,
@@ -61,9 +62,9 @@ class DriveStatistics:
 class Initiator:
     """Sends commands over one transport. One caller at a time: there is no queue here.
 
-    While `in_session`, a unit attention that puts the medium in doubt (28h, 29h) raises, and so
-    does every later command that would move the medium, until `begin_session` says that the
-    medium has been looked at again.
+    While `in_session`, whatever puts the medium in doubt (unit attentions 28h and 29h, no medium)
+    raises, and so does every later command that would move the medium, until `begin_session`
+    says that the medium has been looked at again.
     """
 
     __slots__ = ("_doubt", "_reselect", "_transport", "counter", "in_session", "statistics")
@@ -76,10 +77,14 @@ class Initiator:
         self.statistics = DriveStatistics()
         self.in_session = False
 
+    @property
+    def medium_is_known(self) -> bool:
+        """In session, and nothing has put the medium in doubt."""
+        return self.in_session and self._doubt is None
+
     def begin_session(self, reselect: Callable[[], Awaitable[None]]) -> None:
-        """From now on the medium must stay what it is. `reselect` sends MODE SELECT again."""
+        """After `end_session`: from now on the medium must stay what it is. `reselect` sends MODE SELECT again."""
         self._reselect = reselect
-        self._doubt = None
         self.in_session = True
 
     def end_session(self) -> None:
@@ -147,13 +152,13 @@ class Initiator:
 
     async def _is_passed(self, command: Command, condition: CheckCondition, attempt: int) -> bool:
         """Whether the command may simply be sent again."""
+        if self.in_session and isinstance(condition, MediumChanged | PowerOnReset | NoMedium):
+            self._doubt = condition.sense
+            self.counter.lose()
+            return False
         if isinstance(condition, UnitAttention):
             self.statistics.unit_attentions += 1
             telemetry.event(telemetry.UNIT_ATTENTION, sense=condition.sense.code)
-            if self.in_session and isinstance(condition, MediumChanged | PowerOnReset):
-                self._doubt = condition.sense
-                self.counter.lose()
-                return False
             if isinstance(condition, ModeParametersChanged) and self._reselect and self.in_session:
                 # MODE SELECT itself may report the same once more; it must not come back here.
                 reselect, self._reselect = self._reselect, None

@@ -73,8 +73,8 @@ class TapeDrive(TapeMotion):
 
     All methods raise DriveGone and DriveFailed when the wire fails, and a CheckCondition
     (`tapefs.scsi.sense`) when the drive reports something that is not the success of the call.
-    MediumChanged and PowerOnReset say that nothing known about the medium holds any more: from
-    then on every command that moves the medium raises the same, until `wait_ready`.
+    MediumChanged, PowerOnReset and NoMedium say that nothing known about the medium holds any
+    more: from then on every command that moves the medium raises the same, until `wait_ready`.
     """
 
     def __init__(self, transport: Transport, initiator: Initiator, identity: DriveIdentity) -> None:
@@ -85,7 +85,6 @@ class TapeDrive(TapeMotion):
         self.identity = identity
         self.block_limits = BlockLimits(0, 0)
         self.write_protected = False
-        self.medium_loaded = False
 
     @classmethod
     async def open(cls, transport: Transport) -> TapeDrive:
@@ -112,6 +111,11 @@ class TapeDrive(TapeMotion):
 
     # Readiness
 
+    @property
+    def medium_loaded(self) -> bool:
+        """A medium is loaded and set up, and as far as anybody knows it is still the same."""
+        return self._initiator.medium_is_known
+
     async def test_ready(self) -> bool:
         """Whether the medium can be used now.
 
@@ -128,11 +132,10 @@ class TapeDrive(TapeMotion):
         """Wait until the medium is ready, at most `deadline_s` seconds from now, and set it up.
 
         Calling it declares that the caller knows nothing about the medium and will look: doubt
-        left by MediumChanged or PowerOnReset ends here, and the position is unknown. Raises the
+        left by MediumChanged and its like ends here, and the position is unknown. Raises the
         NotReadyCondition that still stood at the deadline, at once when waiting cannot help.
         """
         self._initiator.end_session()
-        self.medium_loaded = False
         deadline = trio.current_time() + deadline_s
         loaded = False
         while (condition := await probe.settle(self._transport)) is not None:
@@ -164,7 +167,6 @@ class TapeDrive(TapeMotion):
             await self._initiator.run(LoadUnload(load=False))
         finally:
             self._initiator.end_session()
-            self.medium_loaded = False
 
     async def prevent_removal(self, prevent: bool) -> bool:
         """Lock the cartridge in the drive, or free it. False: the drive cannot do that."""
@@ -183,7 +185,6 @@ class TapeDrive(TapeMotion):
         self.capabilities = dataclasses.replace(found.capabilities, locate=locate)
         self._counter.lose()
         self._initiator.begin_session(self._reselect)
-        self.medium_loaded = True
 
     async def _reselect(self) -> None:
         await probe.select_variable_blocks(self._initiator)
