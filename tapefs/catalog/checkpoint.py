@@ -76,7 +76,7 @@ def import_view(checkpoint: Path, path: Path) -> None:
             for sentence, query in sentences("view_checks.sql"):
                 if connection.execute(query).fetchone():
                     raise _damaged(sentence)
-        except (sqlite3.Error, OverflowError) as exc:
+        except (sqlite3.Error, UnicodeError) as exc:
             if isinstance(exc, sqlite3.OperationalError) and primary_code(exc) in (
                 sqlite3.SQLITE_FULL,
                 sqlite3.SQLITE_IOERR,

@@ -321,6 +321,9 @@ def translated(path: Path) -> Iterator[None]:
         raise
     except sqlite3.Error as exc:
         raise sentence_of(exc, path) from exc
+    except UnicodeDecodeError as exc:
+        # SQLite quotes what it found in a damaged schema.
+        raise StateUnusable(f"{path} is damaged; run 'tapefs rebuild' to make it anew") from exc
     except OSError as exc:
         raise StateUnusable(f"{path} cannot be used: {exc.strerror}; check its disk") from exc
 

@@ -45,8 +45,9 @@ class VolumeSettings:
 class Staged:
     """What the spool holds of one file. Ranges are (start, end), sorted, apart from each other.
 
-    `dirty` ranges are not on tape yet and lie within `resident`. `touched_ns` is the time of the
-    last use, by which clean files are evicted.
+    `resident` ranges are in the spool file; `dirty` ones are not on tape yet, and those of them
+    that are not resident are holes. `touched_ns` is the time of the last use, by which clean
+    files are evicted.
     """
 
     ino: int
