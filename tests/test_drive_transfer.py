@@ -118,6 +118,10 @@ async def test_sense_outranks_what_the_wire_counted(rigs: Rigs) -> None:
     silent = Sense(incorrect_length=True)
     rig.wire.answer(c.Read6, Completion(False, memoryview(into)[:500], 3596, silent))
     assert await drive.read_block(into) == 500
+    # A full buffer and a wrong length can only mean that the block is longer.
+    rig.wire.answer(c.Read6, Completion(False, memoryview(into), 0, silent))
+    with pytest.raises(IncorrectLength):
+        await drive.read_block(into)
     # A block that did not arrive is not made up.
     rig.wire.answer(c.Read6, Completion(False, memoryview(into)[:100], 0, short))
     with pytest.raises(DriveFailed, match="sent only 100"):

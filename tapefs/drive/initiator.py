@@ -83,7 +83,10 @@ class Initiator:
         return self.in_session and self._doubt is None
 
     def begin_session(self, reselect: Callable[[], Awaitable[None]]) -> None:
-        """After `end_session`: from now on the medium must stay what it is. `reselect` sends MODE SELECT again."""
+        """From now on the medium must stay what it is; follows `end_session` or a new start.
+
+        `reselect` sends MODE SELECT again.
+        """
         self._reselect = reselect
         self.in_session = True
 

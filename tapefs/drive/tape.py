@@ -227,8 +227,9 @@ class TapeDrive(TapeMotion):
         if isinstance(condition, IncorrectLength):
             shortage = condition.sense.information
             length = len(completion.data) if shortage is None else asked_bytes - shortage
-            # Overlength may come as a negative number or, from some drives, as none at all.
-            if not 0 <= length <= asked_bytes or shortage == 0:
+            # Overlength comes as a negative number, or from some drives as zero or not at all:
+            # the buffer is full, and still the length is wrong.
+            if not 0 <= length < asked_bytes:
                 self._counter.pass_records()
                 raise condition
             if length > len(completion.data):
