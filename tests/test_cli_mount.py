@@ -133,25 +133,29 @@ sys.exit(cli.main(sys.argv[1:]))
 
 
 def start_mount(
-    tmp_path: Path, drive: str, *more: str, inherited: tuple[int, ...] = ()
+    tmp_path: Path, drive: str, *more: str, inherited: int | None = None
 ) -> subprocess.Popen[str]:
     """`tapefs mount DRIVE` in a process of its own, with a daemon that only pretends."""
     (tmp_path / "mnt").mkdir(exist_ok=True)
     words = ["mount", drive, str(tmp_path / "mnt"), "--state-dir", str(tmp_path / "state"), *more]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-c", DAEMON, *words]
+    if inherited is not None:
+        # As number 3 too: below the pipe between daemon and parent, as a shell's lock would be.
+        command = ["bash", "-c", f'exec 3>&{inherited}; exec "$@"', "bash", *command]
     return subprocess.Popen(
-        [sys.executable, "-c", DAEMON, *words],
+        command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
-        pass_fds=inherited,
+        pass_fds=() if inherited is None else (inherited,),
     )
 
 
 def test_mount_returns_while_its_daemon_lives_on(tmp_path: Path) -> None:
     reading, writing = os.pipe()
-    process = start_mount(tmp_path, "usb", "--json", inherited=(writing,))
+    process = start_mount(tmp_path, "usb", "--json", inherited=writing)
     os.close(writing)
     # Returns only when nobody holds the pipes: the daemon must have let go of them.
     out, err = process.communicate(timeout=30)
