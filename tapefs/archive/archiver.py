@@ -8,6 +8,7 @@ anything fails before the filemark, the files are still dirty and go to tape aga
 
 from __future__ import annotations
 
+import enum
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -77,6 +78,14 @@ class ArchiverStatistics:
     current_bytes: int
 
 
+class Scope(enum.Enum):
+    """Which files a burst takes: settled ones, also those still in use, or simply all."""
+
+    SETTLED = "settled"
+    PRESSED = "pressed"
+    EVERYTHING = "everything"
+
+
 class _Request:
     """Somebody waits until everything is on tape."""
 
@@ -116,7 +125,9 @@ class Archiver:
         self._buffers = RecordBuffers(settings.record_bytes)
         self._requests: list[_Request] = []
         self._woken = trio.Event()
+        # Since when something waits for tape; when to try again after a failure.
         self._waiting_since: float | None = None
+        self._retry_at: float | None = None
         self._end_unproven = False
         self._segments = self._checkpoints = self._tape_bytes = 0
         self._tape_s = 0.0
@@ -131,6 +142,10 @@ class Archiver:
         return ArchiverStatistics(
             self._segments, self._checkpoints, self._tape_bytes, self._tape_s, self._state, current
         )
+
+    def close(self) -> None:
+        """Let go of the tape view. `run` must have ended."""
+        self._view.close()
 
     def wake(self) -> None:
         """There may be something to do."""
@@ -174,11 +189,10 @@ class Archiver:
 
     def _due(self) -> bool:
         """Whether a burst should start without being asked for."""
-        if self._contents.tape_stuck_reason or self._contents.read_only_reason:
-            retry = self._waiting_since
-            if retry is None or trio.current_time() < retry or self._contents.read_only_reason:
-                return False
-            self._contents.tape_is_stuck(None)
+        if self._contents.read_only_reason is not None:
+            return False
+        if self._retry_at is not None and trio.current_time() < self._retry_at:
+            return False
         if self._account.pending_count == 0:
             self._waiting_since = None
             return False
@@ -216,7 +230,10 @@ class Archiver:
             self._note_failure(exc)
         finally:
             self._state = "idle"
-            self._waiting_since = None if error is None else trio.current_time() + _RETRY_S
+            self._waiting_since = None
+            self._retry_at = None if error is None else trio.current_time() + _RETRY_S
+            if error is None and self._contents.tape_stuck_reason is not None:
+                self._contents.tape_is_stuck(None)
             for request in requests:
                 request.error = error
                 request.done.set()
@@ -237,20 +254,30 @@ class Archiver:
     async def _drain(self, *, everything: bool) -> None:
         """Write segments until nothing admitted is left."""
         if everything and self._contents.read_only_reason is not None:
-            if self._account.pending_count:
+            if self._catalog.owes_tape():
                 raise NotFinalized(self._contents.read_only_reason)
             return
-        after_ino, more = 0, True
-        while more:
-            after_ino, more = await self._one_segment(after_ino, everything=everything)
+        scope = Scope.EVERYTHING if everything else Scope.SETTLED
+        written = await self._drain_scope(scope)
+        if not written and self.spool_pressed():
+            # Nothing is settled, but writers wait for room: take what there is.
+            await self._drain_scope(Scope.PRESSED)
 
-    async def _one_segment(self, after_ino: int, *, everything: bool) -> tuple[int, bool]:
+    async def _drain_scope(self, scope: Scope) -> bool:
+        """Write segments until nothing is left in this scope; false if there was nothing."""
+        after_ino, more, written = 0, True, False
+        while more:
+            after_ino, more = await self._one_segment(after_ino, scope)
+            written |= after_ino > 0
+        return written
+
+    async def _one_segment(self, after_ino: int, scope: Scope) -> tuple[int, bool]:
         if self._end_unproven:
             await self._prove_end()
         contents = self._contents
         contents.save_all()
         epoch = self._catalog.close_epoch()
-        limits = self._limits(everything=everything)
+        limits = self._limits(scope)
         # No await between the end of the epoch, the snapshot and the note that a burst began.
         snapshot = self._catalog.snapshot()
         contents.begin_burst()
@@ -279,15 +306,17 @@ class Archiver:
             await self._write_segment(burst, selection, epoch)
         return selection
 
-    def _limits(self, *, everything: bool) -> Limits:
-        settled_before = self._clock_ns() - int(self._config.settle_s * 1e9)
+    def _limits(self, scope: Scope) -> Limits:
+        pressed = scope is Scope.PRESSED
+        settle_ns = 0 if pressed else int(self._config.settle_s * 1e9)
+        part_bytes_min = min(self._config.part_bytes_min, self._spool.limit_bytes // 8)
         return Limits(
             bytes_max=self._config.segment_bytes_max,
             members_max=self._config.segment_members_max,
-            settled_before_ns=settled_before,
-            everything=everything,
-            parts_of_open=self.spool_pressed(),
-            part_bytes_min=min(self._config.part_bytes_min, self._spool.limit_bytes // 8),
+            settled_before_ns=self._clock_ns() - settle_ns,
+            everything=scope is Scope.EVERYTHING,
+            parts_of_open=pressed or self.spool_pressed(),
+            part_bytes_min=1 if pressed else part_bytes_min,
             open_for_writing=self._contents.open_for_writing(),
         )
 
@@ -433,6 +462,11 @@ class Archiver:
             await settle_end(drive, self._view, self._work, self._clock_ns(), lambda _: None)
 
         await scheduler.submit(JobKind.ARCHIVE, job)
+        last = self._view.last_tape_file()
+        if last is not None:
+            # A segment of ours whose success was not heard of: its files are still dirty here
+            # and go to tape once more, so there is nothing to learn from it.
+            self._catalog.set_confirmed_sequence(last.sequence)
         self._end_unproven = False
 
     # -- checkpoints

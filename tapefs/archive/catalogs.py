@@ -107,6 +107,8 @@ async def _open_live(view: TapeView, path: Path) -> Catalog:
             "tape ends before; it is an older copy, so mount it with another --state-dir"
         )
     if not _written_elsewhere(view, catalog):
+        # What a crash of ours left unconfirmed is still dirty here and goes to tape once more.
+        catalog.set_confirmed_sequence(last.sequence if last else 0)
         return catalog
     files, dirty_bytes, _ = catalog.staged_totals()
     with catalog.snapshot() as snapshot:

@@ -46,7 +46,9 @@ async def open_drive(name: str, *, create: bool = False) -> AsyncIterator[Opened
                 product=personality.product,
                 serial=cartridge.memory.serial,
             )
-            backend = EmulatedUsbBackend(target, identity=identity)
+            backend = EmulatedUsbBackend(
+                target, identity=identity, subclass=personality.usb_subclass
+            )
             async with _opened(BotTransport(open_endpoints("usb", backend))) as drive:
                 yield OpenedDrive(drive, name, virtual=True)
         return

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import time
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +11,8 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from tapefs import control, telemetry
-from tapefs.archive.archiver import Archiver
-from tapefs.archive.capacity import CapacityAccount
-from tapefs.archive.catalogs import make_directory, open_catalogs
-from tapefs.archive.contents import Contents
-from tapefs.archive.recall import RecallService
-from tapefs.archive.scheduler import Scheduler
-from tapefs.archive.spool import Spool
+from tapefs.archive.catalogs import make_directory
+from tapefs.archive.mounted import closing_volume, open_volume
 from tapefs.config import Config, parse_options
 from tapefs.daemon.drives import OpenedDrive, open_drive, require_medium
 from tapefs.daemon.service import MountService
@@ -32,7 +25,7 @@ from tapefs.volume.session import read_label
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from tapefs.catalog import Catalog, TapeView
+    from tapefs.archive.mounted import MountedVolume
     from tapefs.volume.label import Label
 
     Report = Callable[[dict[str, Any]], None]
@@ -91,138 +84,67 @@ class _Mount:
         self._report({"event": "progress", "phase": phase, "message": message})
 
     async def _run_volume(self, opened: OpenedDrive, label: Label) -> None:
-        writable = not (self._request.read_only or opened.drive.write_protected)
         directory = make_directory(self._request.state_dir / "volumes" / str(label.volume_uuid))
         self._progress("catalog", f"checking volume '{label.name}' against its catalog")
-        view, catalog = await open_catalogs(
-            opened.drive, label, directory, time.time_ns(), self._report, writable=writable
+        reason = None
+        if opened.drive.write_protected:
+            reason = "the cartridge is write protected"
+        elif self._request.read_only:
+            reason = "the volume is mounted read-only"
+        volume = await open_volume(
+            opened.drive,
+            label,
+            directory,
+            self._config,
+            self._report,
+            boot_id=_BOOT_ID.read_text().strip(),
+            read_only_reason=reason,
         )
-        clean = False
-        try:
-            parts = await self._build(opened, label, directory, view, catalog, writable=writable)
-            clean = await self._live(parts)
-        finally:
-            catalog.close(clean=clean)
-            view.close()
+        with closing_volume(volume):
+            service = MountService(self._request.mountpoint, opened, volume)
+            await self._live(volume, service)
 
-    async def _build(
-        self,
-        opened: OpenedDrive,
-        label: Label,
-        directory: Path,
-        view: TapeView,
-        catalog: Catalog,
-        *,
-        writable: bool,
-    ) -> _Parts:
-        config, drive = self._config, opened.drive
-        scheduler = Scheduler(drive, recalls_before_archive=config.recalls_before_archive)
-        if writable:
-            # settle_end left the head at the proven end of data.
-            scheduler.head_block = view.expected_end_block()
-        account = await self._account(opened, label, view)
-        spool = Spool(directory / "spool", config.spool_bytes)
-        recall = RecallService(scheduler, view, label.record_bytes, config)
-        contents = Contents(catalog, spool, recall, account, config, time.time_ns)
-        archiver = Archiver(
-            catalog=catalog,
-            view=view,
-            contents=contents,
-            spool=spool,
-            scheduler=scheduler,
-            account=account,
-            settings=view.settings,
-            config=config,
-            work=directory / "work",
-            clock_ns=time.time_ns,
-        )
-        scheduler.spool_pressed = archiver.spool_pressed
-        if not writable:
-            contents.read_only_reason = (
-                "the cartridge is write protected"
-                if opened.drive.write_protected
-                else "the volume is mounted read-only"
-            )
-        if not catalog.clean_shutdown:
-            count = contents.drop_caches()
-            telemetry.event(telemetry.CACHE_DISCARDED, files=count)
-        for ino in catalog.orphans():
-            contents.discard(ino)
-            catalog.remove_inode(ino)
-        catalog.begin_session(_BOOT_ID.read_text().strip())
-        service = MountService(
-            mountpoint=self._request.mountpoint,
-            opened=opened,
-            label=label,
-            catalog=catalog,
-            view=view,
-            contents=contents,
-            spool=spool,
-            scheduler=scheduler,
-            recall=recall,
-            archiver=archiver,
-            account=account,
-            writable=writable,
-        )
-        return _Parts(catalog, scheduler, recall, contents, archiver, service, label, writable)
-
-    async def _account(self, opened: OpenedDrive, label: Label, view: TapeView) -> CapacityAccount:
-        written = view.expected_end_block() * label.record_bytes
-        total = self._config.capacity_bytes
-        if total is None:
-            capacity = await opened.drive.capacity()
-            total = written + capacity.remaining_bytes if capacity else None
-        return CapacityAccount(total, written, label.record_bytes, inode_count=view.next_ino)
-
-    async def _live(self, parts: _Parts) -> bool:
-        """Run until unmounted and finalized. Returns whether everything is on tape."""
+    async def _live(self, volume: MountedVolume, service: MountService) -> None:
+        """Run until unmounted and finalized. Raises NotFinalized when the tape lacks something."""
         request = self._request
-        operations = Operations(
-            parts.catalog, parts.contents, parts.service, parts.label.volume_uuid
-        )
-        operations.tree.read_only = not parts.writable
-        options = mount_options(
-            parts.label.name,
-            allow_other=self._config.allow_other,
-            read_only=not parts.writable,
-        )
-        socket = control.socket_path(request.mountpoint)
-        async with AsyncExitStack() as stack:
-            nursery = await stack.enter_async_context(trio.open_nursery())
-            server = await nursery.start(control.serve, socket, parts.service)
-            await nursery.start(parts.scheduler.run)
-            await nursery.start(parts.recall.run)
-            await nursery.start(parts.archiver.run)
-            nursery.start_soon(_commit_regularly, parts, self._config.commit_s)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(volume.run)
+            server = await nursery.start(
+                control.serve, control.socket_path(request.mountpoint), service
+            )
             nursery.start_soon(self._end_on_signal)
-            error: TapefsError | None = None
             try:
                 with self._serving:
-                    await serve(operations, request.mountpoint, options, self._mounted(parts))
+                    await self._serve(volume, service)
                 with trio.CancelScope(shield=True):
-                    error = await _finalize(parts)
+                    await _finalize(volume, service)
             finally:
                 with trio.CancelScope(shield=True):
                     await server.finish()
             nursery.cancel_scope.cancel()
-        if error is not None:
-            raise NotFinalized(str(error)) from error
-        return True
+        if service.error is not None:
+            raise NotFinalized(str(service.error)) from service.error
 
-    def _mounted(self, parts: _Parts) -> Callable[[], None]:
+    async def _serve(self, volume: MountedVolume, service: MountService) -> None:
+        label = volume.label
+        operations = Operations(volume.catalog, volume.contents, service, label.volume_uuid)
+        operations.tree.read_only = not volume.writable
+        options = mount_options(
+            label.name, allow_other=self._config.allow_other, read_only=not volume.writable
+        )
+
         def on_ready() -> None:
-            label = parts.label
             self._report(
                 {
                     "event": "mounted",
                     "volume": str(label.volume_uuid),
                     "name": label.name,
-                    "read_only": not parts.writable,
+                    "read_only": not volume.writable,
                     "message": f"volume '{label.name}' is mounted",
                 }
             )
 
-        return on_ready
+        await serve(operations, self._request.mountpoint, options, on_ready)
 
     async def _end_on_signal(self) -> None:
         """SIGTERM and Ctrl-C unmount; the tape is finalized all the same, however often."""
@@ -233,43 +155,15 @@ class _Mount:
                 self._serving.cancel()
 
 
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    catalog: Catalog
-    scheduler: Scheduler
-    recall: RecallService
-    contents: Contents
-    archiver: Archiver
-    service: MountService
-    label: Label
-    writable: bool
-
-
-async def _commit_regularly(parts: _Parts, interval_s: float) -> None:
-    """Group commit: metadata reaches the disk's cache at least this often without any fsync."""
-    while True:
-        await trio.sleep(interval_s)
-        parts.contents.save_all()
-        if parts.catalog.needs_commit:
-            parts.catalog.commit()
-
-
-async def _finalize(parts: _Parts) -> TapefsError | None:
-    """Everything to tape, checkpoint, rewind. Tells the service how it went."""
+async def _finalize(volume: MountedVolume, service: MountService) -> None:
+    """Bring everything to tape and tell the service how it went."""
     try:
-        if parts.writable:
-            parts.contents.save_all()
-            parts.catalog.commit(durable=True)
-            await parts.archiver.finalize()
-            telemetry.event(telemetry.TAPE_FINALIZED, volume=parts.label.name)
-        else:
-            await parts.archiver.rewind()
+        await volume.finalize()
     except TapefsError as error:
         telemetry.event(telemetry.SEGMENT_FAILED, logging.ERROR, reason=error)
-        parts.service.finalized(error)
-        return error
-    parts.service.finalized(None)
-    return None
+        service.finalized(error)
+    else:
+        service.finalized(None)
 
 
 def _single_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:

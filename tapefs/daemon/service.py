@@ -2,91 +2,74 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from tapefs.errors import NotFinalized
+from tapefs.errors import NotFinalized, TapefsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from tapefs.archive.archiver import Archiver
-    from tapefs.archive.capacity import CapacityAccount
-    from tapefs.archive.contents import Contents
-    from tapefs.archive.recall import RecallService
-    from tapefs.archive.scheduler import Scheduler
-    from tapefs.archive.spool import Spool
-    from tapefs.catalog import Catalog, TapeView
+    from tapefs.archive.mounted import MountedVolume
     from tapefs.daemon.drives import OpenedDrive
-    from tapefs.errors import TapefsError
-    from tapefs.volume.label import Label
 
     Report = Callable[[dict[str, Any]], None]
 
 _PROGRESS_S: Final = 0.25
 
 
-@dataclasses.dataclass(eq=False, slots=True, kw_only=True)
 class MountService:
     """Status, sync and the wait for the end. Satisfies `control.Service` and `fuse`'s Service."""
 
-    mountpoint: Path
-    opened: OpenedDrive
-    label: Label
-    catalog: Catalog
-    view: TapeView
-    contents: Contents
-    spool: Spool
-    scheduler: Scheduler
-    recall: RecallService
-    archiver: Archiver
-    account: CapacityAccount
-    writable: bool
-    _ended: trio.Event = dataclasses.field(default_factory=trio.Event)
-    _error: TapefsError | None = None
+    def __init__(self, mountpoint: Path, opened: OpenedDrive, volume: MountedVolume) -> None:
+        self._mountpoint = mountpoint
+        self._opened = opened
+        self._volume = volume
+        self._ended = trio.Event()
+        self.error: TapefsError | None = None
 
     def status(self) -> dict[str, Any]:
         """Everything `tapefs status` shows, as JSON types; never waits."""
-        identity = self.opened.drive.identity
-        archiver = self.archiver.statistics()
-        lane = self.scheduler.statistics()
-        recall = self.recall.statistics()
+        volume = self._volume
+        identity = self._opened.drive.identity
+        archiver = volume.archiver.statistics()
+        lane = volume.scheduler.statistics()
+        recall = volume.recall.statistics()
         rate = archiver.tape_bytes / archiver.tape_s if archiver.tape_s else 0.0
         return {
-            "mountpoint": str(self.mountpoint),
-            "volume": self.label.name,
-            "uuid": str(self.label.volume_uuid),
+            "mountpoint": str(self._mountpoint),
+            "volume": volume.label.name,
+            "uuid": str(volume.label.volume_uuid),
             "pid": os.getpid(),
-            "mode": "read-write" if self.writable else "read-only",
+            "mode": "read-write" if volume.writable else "read-only",
             "state": archiver.state if archiver.state != "idle" else (lane.running or "idle"),
-            "problem": self.contents.read_only_reason or self.contents.tape_stuck_reason,
-            "all_on_tape": not self.catalog.owes_tape(),
+            "problem": volume.contents.read_only_reason or volume.contents.tape_stuck_reason,
+            "all_on_tape": not volume.catalog.owes_tape(),
             "drive": {
-                "name": self.opened.name,
+                "name": self._opened.name,
                 "vendor": identity.vendor,
                 "product": identity.product,
                 "serial": identity.serial,
-                "virtual": self.opened.virtual,
+                "virtual": self._opened.virtual,
             },
             "tape": {
-                "record_bytes": self.label.record_bytes,
-                "position_block": self.scheduler.head_block,
-                "end_of_data_block": self.view.expected_end_block(),
-                "capacity_bytes": self.account.total_bytes,
-                "written_bytes": self.account.written_bytes,
+                "record_bytes": volume.label.record_bytes,
+                "position_block": volume.scheduler.head_block,
+                "end_of_data_block": volume.view.expected_end_block(),
+                "capacity_bytes": volume.account.total_bytes,
+                "written_bytes": volume.account.written_bytes,
                 "free_bytes": None
-                if self.account.total_bytes is None
-                else self.account.free_bytes(),
+                if volume.account.total_bytes is None
+                else volume.account.free_bytes(),
             },
             "spool": {
-                "used_bytes": self.spool.used_bytes,
-                "limit_bytes": self.spool.limit_bytes,
-                "not_on_tape_bytes": self.account.pending_bytes,
-                "not_on_tape_files": self.account.pending_count,
+                "used_bytes": volume.spool.used_bytes,
+                "limit_bytes": volume.spool.limit_bytes,
+                "not_on_tape_bytes": volume.account.pending_bytes,
+                "not_on_tape_files": volume.account.pending_count,
             },
             "since_mount": {
                 "segments": archiver.segments,
@@ -102,44 +85,54 @@ class MountService:
 
     async def sync(self, report: Report | None = None) -> dict[str, Any]:
         """Everything written so far is on tape, flushed, when this returns."""
-        if not self.writable:
-            return {}
-        async with trio.open_nursery() as nursery:
-            if report is not None:
-                nursery.start_soon(self._show_progress, report)
-            await self.archiver.sync()
-            nursery.cancel_scope.cancel()
-        return {"end_of_data_block": self.view.expected_end_block()}
+        if self._volume.writable:
+            await self._showing_progress(self._volume.archiver.sync, report)
+        return {"end_of_data_block": self._volume.view.expected_end_block()}
 
     async def wait_finalized(self, report: Report) -> dict[str, Any]:
         """Return when unmounted and finalized. Raises NotFinalized when that failed."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._show_progress, report)
-            await self._ended.wait()
-            nursery.cancel_scope.cancel()
-        if self._error is not None:
+        await self._showing_progress(self._ended.wait, report)
+        if self.error is not None:
             raise NotFinalized(
-                f"not everything is on the tape: {self._error}; what is missing stays in the spool"
+                f"not everything is on the tape: {self.error}; what is missing stays in the spool"
             )
-        archiver = self.archiver.statistics()
-        last = self.view.last_tape_file()
+        archiver = self._volume.archiver.statistics()
+        last = self._volume.view.last_tape_file()
         return {
-            "volume": self.label.name,
+            "volume": self._volume.label.name,
             "written_bytes": archiver.tape_bytes,
             "tape_files": last.sequence if last else 0,
         }
 
     def finalized(self, error: TapefsError | None) -> None:
         """The mount is over; wakes who waits for that."""
-        self._error = error
+        self.error = error
         self._ended.set()
 
+    async def _showing_progress(
+        self, wait: Callable[[], Awaitable[None]], report: Report | None
+    ) -> None:
+        """Run `wait`; meanwhile tell `report` how far it is. Raises what `wait` raises, bare."""
+        if report is None:  # a FUSE handler, which must not meet exception groups
+            await wait()
+            return
+        error: TapefsError | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._show_progress, report)
+            try:
+                await wait()
+            except TapefsError as exc:
+                error = exc
+            nursery.cancel_scope.cancel()
+        if error is not None:
+            raise error
+
     async def _show_progress(self, report: Report) -> None:
-        total = self.account.pending_bytes
+        total = self._volume.account.pending_bytes
         while True:
-            archiver = self.archiver.statistics()
-            total = max(total, self.account.pending_bytes)
-            done = total - self.account.pending_bytes + archiver.current_bytes
+            archiver = self._volume.archiver.statistics()
+            total = max(total, self._volume.account.pending_bytes)
+            done = total - self._volume.account.pending_bytes + archiver.current_bytes
             report(
                 {
                     "event": "progress",

@@ -1,0 +1,182 @@
+"""A mounted volume: all parts between the filesystem and the drive, built, running, closed.
+
+The daemon puts FUSE and the control socket on top; tests put a model on top. Both get the same
+thing.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from tapefs import telemetry
+from tapefs.archive.archiver import Archiver
+from tapefs.archive.capacity import CapacityAccount
+from tapefs.archive.catalogs import open_catalogs
+from tapefs.archive.contents import Contents
+from tapefs.archive.recall import RecallService
+from tapefs.archive.scheduler import Scheduler
+from tapefs.archive.spool import Spool
+from tapefs.catalog import TapeView
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tapefs.catalog import Catalog
+    from tapefs.config import Config
+    from tapefs.drive import TapeDrive
+    from tapefs.volume.label import Label
+
+    Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(eq=False, slots=True)
+class MountedVolume:
+    """The parts. Built by `open_volume` only; `run` must be running for anything to happen."""
+
+    label: Label
+    catalog: Catalog
+    # For everybody but the archiver, whose worker threads have their own connection.
+    view: TapeView
+    scheduler: Scheduler
+    recall: RecallService
+    spool: Spool
+    contents: Contents
+    archiver: Archiver
+    account: CapacityAccount
+    config: Config
+    writable: bool
+    clean: bool = False
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Lane, recall, archiver and the regular commits, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.scheduler.run)
+            await nursery.start(self.recall.run)
+            await nursery.start(self.archiver.run)
+            nursery.start_soon(self._commit_regularly)
+            task_status.started()
+
+    async def _commit_regularly(self) -> None:
+        """Group commit: metadata outlives the process at least this often, without any fsync."""
+        while True:
+            await trio.sleep(self.config.commit_s)
+            self.contents.save_all()
+            if self.catalog.needs_commit:
+                self.catalog.commit()
+
+    async def finalize(self) -> None:
+        """After the last user has gone: everything to tape, checkpoint, rewind.
+
+        Raises what kept it from that; what is missing on tape is in the spool then.
+        """
+        if not self.writable:
+            await self.archiver.rewind()
+            self.clean = True
+            return
+        self.contents.save_all()
+        self.catalog.commit(durable=True)
+        await self.archiver.finalize()
+        self.clean = True
+        telemetry.event(telemetry.TAPE_FINALIZED, volume=self.label.name)
+
+
+async def open_volume(
+    drive: TapeDrive,
+    label: Label,
+    directory: Path,
+    config: Config,
+    report: Report,
+    *,
+    boot_id: str,
+    read_only_reason: str | None,
+    clock_ns: Callable[[], int] = time.time_ns,
+) -> MountedVolume:
+    """Recover what there is to recover, prove the end of the tape, and build the parts.
+
+    The drive must have no other user from here on. Raises WrongTape, DamagedTape, StateUnusable,
+    DriveBusy and the drive's errors. Pair with `closing_volume`.
+    """
+    writable = read_only_reason is None
+    view, catalog = await open_catalogs(
+        drive, label, directory, clock_ns(), report, writable=writable
+    )
+    try:
+        account = await _account(drive, label, view, config)
+        reading = TapeView.open(view.path)
+        scheduler = Scheduler(drive, recalls_before_archive=config.recalls_before_archive)
+        if writable:
+            # Recovery left the head at the proven end of data.
+            scheduler.head_block = view.expected_end_block()
+        spool = Spool(directory / "spool", config.spool_bytes)
+        recall = RecallService(scheduler, reading, label.record_bytes, config)
+        contents = Contents(catalog, spool, recall, account, config, clock_ns)
+        contents.read_only_reason = read_only_reason
+        archiver = Archiver(
+            catalog=catalog,
+            view=view,
+            contents=contents,
+            spool=spool,
+            scheduler=scheduler,
+            account=account,
+            settings=view.settings,
+            config=config,
+            work=directory / "work",
+            clock_ns=clock_ns,
+        )
+        scheduler.spool_pressed = archiver.spool_pressed
+        _clean_up_after_crash(catalog, contents)
+        catalog.begin_session(boot_id)
+    except BaseException:
+        catalog.close(clean=False)
+        view.close()
+        raise
+    return MountedVolume(
+        label,
+        catalog,
+        reading,
+        scheduler,
+        recall,
+        spool,
+        contents,
+        archiver,
+        account,
+        config,
+        writable,
+    )
+
+
+@contextmanager
+def closing_volume(volume: MountedVolume) -> Iterator[MountedVolume]:
+    """Close the catalogs at the end; the next mount knows whether this one ended well."""
+    try:
+        yield volume
+    finally:
+        volume.catalog.close(clean=volume.clean)
+        volume.view.close()
+        volume.archiver.close()
+
+
+def _clean_up_after_crash(catalog: Catalog, contents: Contents) -> None:
+    if not catalog.clean_shutdown:
+        count = contents.drop_caches()
+        telemetry.event(telemetry.CACHE_DISCARDED, files=count)
+    for ino in catalog.orphans():
+        contents.discard(ino)
+        catalog.remove_inode(ino)
+
+
+async def _account(
+    drive: TapeDrive, label: Label, view: TapeView, config: Config
+) -> CapacityAccount:
+    written = view.expected_end_block() * label.record_bytes
+    total = config.capacity_bytes
+    if total is None:
+        capacity = await drive.capacity()
+        total = written + capacity.remaining_bytes if capacity else None
+    return CapacityAccount(total, written, label.record_bytes, inode_count=view.next_ino)
