@@ -307,7 +307,7 @@ class Catalog(Namespace):
         self._staged.delete(ino)
 
     def staged_totals(self) -> tuple[int, int, int]:
-        """(files, dirty bytes, resident bytes) in the spool, without a query."""
+        """(files with dirty bytes, dirty bytes, resident bytes), without a query."""
         return self._staged.totals
 
     def clean_staged(self, limit: int = 100) -> list[Staged]:

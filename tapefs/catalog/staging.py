@@ -26,14 +26,15 @@ class StagedTable:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        # Files, dirty bytes, resident bytes.
+        # Files with dirty bytes, dirty bytes, resident bytes.
         self.totals = (0, 0, 0)
         self.count_again()
 
     def count_again(self) -> None:
         """Take the totals from the table, after a transaction was dropped."""
         row = self._database.first(
-            "SELECT count(*), coalesce(sum(dirty_bytes), 0), coalesce(sum(resident_bytes), 0)"
+            "SELECT count(*) FILTER (WHERE dirty_bytes > 0), coalesce(sum(dirty_bytes), 0),"
+            " coalesce(sum(resident_bytes), 0)"
             " FROM staged"
         )
         assert row is not None
@@ -62,7 +63,7 @@ class StagedTable:
             ),
         )
         files, dirty, resident = self.totals
-        self.totals = (files + 1, dirty + dirty_bytes, resident + resident_bytes)
+        self.totals = (files + (dirty_bytes > 0), dirty + dirty_bytes, resident + resident_bytes)
 
     def delete(self, ino: int) -> None:
         """Remove the row of a file, if it has one."""
@@ -92,5 +93,5 @@ class StagedTable:
         if row is None:
             return False
         files, dirty, resident = self.totals
-        self.totals = (files - 1, dirty - row[0], resident - row[1])
+        self.totals = (files - (row[0] > 0), dirty - row[0], resident - row[1])
         return True
