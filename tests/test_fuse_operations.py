@@ -106,6 +106,18 @@ class TestGuard:
         await refused(errno_number, now())
         await refused(errno_number, later())
 
+    async def test_forget_lets_nothing_out(self, rig: Rig, assert_logs: Callable[..., Any]) -> None:
+        def fail(ino: int) -> None:
+            raise DriveGone("unplugged")
+
+        ino, handle = await rig.create(b"a")
+        await rig.operations.release(handle)
+        await rig.operations.unlink(ROOT_INO, b"a", ROOT)
+        rig.contents.discard = fail  # type: ignore[method-assign]
+        with assert_logs("fuse.handler_failed handler=forget", count=1):
+            await rig.operations.forget([(ino, 1)])
+        assert rig.catalog.orphans() == [ino]
+
     async def test_cancellation_passes(self) -> None:
         @answers_later
         async def handler() -> None:

@@ -13,6 +13,7 @@ import select
 import shutil
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,9 @@ pytestmark = pytest.mark.fuse
 P = ParamSpec("P")
 T = TypeVar("T")
 USER = 12345
+# A mount that is stuck would take the test run with it; reached in a failing case only.
+STUCK_S = 30.0
+NOBODY = 0xFFFFFFFF  # the id in ACL entries that have none
 
 
 class Mount:
@@ -105,7 +109,10 @@ async def mount(unserved: Mount, nursery: trio.Nursery) -> AsyncIterator[Mount]:
 
 async def client(action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run `action` in a thread, as a program beside the daemon would."""
-    return await trio.to_thread.run_sync(partial(action, *args, **kwargs), abandon_on_cancel=True)
+    with trio.fail_after(STUCK_S):
+        return await trio.to_thread.run_sync(
+            partial(action, *args, **kwargs), abandon_on_cancel=True
+        )
 
 
 async def shell(script: str, *, user: int | None = None) -> str:
@@ -557,6 +564,16 @@ class TestAttributes:
         ours = await shell(f"cd '{mount.path}'; {script}")
         assert ours == await shell(f"cd '{tmp_path}'; {script}")
 
+    async def test_an_acl_change_is_enforced_at_once_although_attributes_are_cached(
+        self, mount: Mount
+    ) -> None:
+        path = mount.path / "f"
+        await shell(f"echo secret > '{path}'; chmod 600 '{path}'; stat '{path}'")
+        await shell(f"! cat '{path}' 2>/dev/null", user=USER)
+        opened = struct.pack("<I" + 3 * "HHI", 2, 1, 6, NOBODY, 4, 0, NOBODY, 32, 4, NOBODY)
+        await client(os.setxattr, path, "system.posix_acl_access", opened)
+        assert await shell(f"cat '{path}'", user=USER) == "secret\n"
+
     async def test_df_shows_the_volume(self, mount: Mount) -> None:
         mount.contents.capacity_bytes = 1 << 30
         out = await shell(f"df -B1 --output=source,size,avail '{mount.path}' | tail -1")
@@ -704,10 +721,13 @@ class TestLifeOfAMount:
         async with trio.open_nursery() as nursery:
             for number in range(waiting_count):
                 nursery.start_soon(read, number)
-            await mount.contents.wait_until_reads_wait(waiting_count)
-            assert await client((mount_dir / "resident").read_bytes) == b"quick"
-            assert len(await client(os.listdir, mount_dir)) == waiting_count + 1
-            gate.set()
+            try:
+                with trio.fail_after(STUCK_S):
+                    await mount.contents.wait_until_reads_wait(waiting_count)
+                    assert await client((mount_dir / "resident").read_bytes) == b"quick"
+                    assert len(await client(os.listdir, mount_dir)) == waiting_count + 1
+            finally:
+                gate.set()
         assert answers == [b"slow"] * waiting_count
 
     async def test_an_aborted_connection_ends_it_and_leaves_no_dead_mount(

@@ -283,7 +283,8 @@ class Tree:
         """What writing to a file takes from it: its capabilities, and setuid and setgid bits
         unless the writer may set them anyway (root). True when there was something to take.
 
-        The kernel leaves this to us (FUSE_HANDLE_KILLPRIV).
+        The kernel leaves this to us for direct I/O, and everywhere when libfuse agreed to
+        FUSE_HANDLE_KILLPRIV; otherwise it has done it already and nothing is left to take.
         """
         inode = self.catalog.inode(ino)
         bare_mode = inode.mode if by_privileged else _without_set_id(inode.mode)

@@ -3,6 +3,7 @@
 An exception other than FUSEError that leaves a handler ends the mount for everybody. So every
 handler is wrapped by `answers` (synchronous handlers) or `answers_later` (asynchronous ones):
 a TapefsError becomes its errno, anything else is logged with its traceback and becomes EIO.
+FORGET has no answer, so not even FUSEError may leave its handler: `unanswered` logs everything.
 Cancellation passes: it means that the mount is ending.
 """
 
@@ -52,10 +53,27 @@ def answers_later(
     return guarded
 
 
+def unanswered(handler: Callable[P, None]) -> Callable[P, Coroutine[Any, Any, None]]:
+    """Make a pyfuse3 handler of a function whose caller cannot be told of an error."""
+
+    @functools.wraps(handler)
+    async def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            handler(*args, **kwargs)
+        except Exception as exc:  # noqa: BLE001 - the guard
+            _log_failure(handler.__name__, exc)
+
+    return guarded
+
+
 def _as_fuse_error(handler_name: str, exc: Exception) -> FUSEError:
     if isinstance(exc, FUSEError):
         return exc
     if isinstance(exc, TapefsError):
         return FUSEError(errno_of(exc))
-    telemetry.LOGGER.error("%s handler=%s", telemetry.HANDLER_FAILED, handler_name, exc_info=exc)
+    _log_failure(handler_name, exc)
     return FUSEError(errno.EIO)
+
+
+def _log_failure(handler_name: str, exc: Exception) -> None:
+    telemetry.LOGGER.error("%s handler=%s", telemetry.HANDLER_FAILED, handler_name, exc_info=exc)

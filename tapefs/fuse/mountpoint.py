@@ -24,7 +24,8 @@ FUSE_DEVICE: Final = Path("/dev/fuse")
 FUSE_CONFIGURATION: Final = Path("/etc/fuse.conf")
 SUBTYPE: Final = "tapefs"
 FILESYSTEM_TYPE: Final = f"fuse.{SUBTYPE}"
-UNMOUNT_TIMEOUT_S: Final = 30.0
+# For mount(8), umount(8) and fusermount3(1).
+MOUNT_TIMEOUT_S: Final = 30.0
 
 _MOUNTINFO: Final = Path("/proc/self/mountinfo")
 _OCTAL: Final = re.compile(rb"\\([0-7]{3})")
@@ -143,7 +144,7 @@ def _detach(path: Path) -> None:
         command = ["fusermount3", "-u", "-z", str(path)]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=UNMOUNT_TIMEOUT_S
+            command, capture_output=True, text=True, check=False, timeout=MOUNT_TIMEOUT_S
         )
     except (OSError, subprocess.TimeoutExpired) as exc:
         raise MountpointUnusable(f"{path} has a dead mount that cannot be detached: {exc}") from exc

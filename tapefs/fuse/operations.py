@@ -24,7 +24,7 @@ from tapefs.archive import posix_acl
 from tapefs.archive.tree import NAME_BYTES_MAX, Tree
 from tapefs.entries import ROOT_INO
 from tapefs.errors import FilesystemError
-from tapefs.fuse.guard import answers, answers_later
+from tapefs.fuse.guard import answers, answers_later, unanswered
 from tapefs.fuse.inodes import Handle, InodeReferences
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Contents(Protocol):
 class Service(Protocol):
     """What the mount needs of the daemon."""
 
-    async def sync(self) -> None:
+    async def sync(self) -> object:
         """Returns when everything that was written is on tape, flushed and indexed."""
 
 
@@ -129,9 +129,17 @@ class Operations(pyfuse3.Operations):
         self.initialized.set()
 
     async def finish(self) -> None:
-        """After the mount ended: close what is still open, reap what was unlinked. Idempotent."""
+        """After the mount ended: close what is still open, reap what was unlinked. Idempotent.
+
+        What fails is logged, and left to `reap_orphans` at the next start.
+        """
         for number in self.references.open_handles():
-            await self._close(number)
+            with contextlib.suppress(FUSEError):
+                await self.release(number)
+        await self._forget_everything()
+
+    @unanswered
+    def _forget_everything(self) -> None:
         self.references.kernel_is_gone()
 
     # -- names ------------------------------------------------------------------------------
@@ -150,7 +158,7 @@ class Operations(pyfuse3.Operations):
         self.references.lookups.add(inode.ino)
         return _attributes(inode)
 
-    @answers
+    @unanswered
     def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         for ino, count in inode_list:
             self.references.forget(ino, count)

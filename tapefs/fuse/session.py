@@ -18,6 +18,7 @@ from tapefs import telemetry
 from tapefs.errors import MountpointUnusable
 from tapefs.fuse import request_wait
 from tapefs.fuse.mountpoint import (
+    MOUNT_TIMEOUT_S,
     SUBTYPE,
     detach_dead_mount,
     mount_at,
@@ -135,13 +136,17 @@ def _raise_kernel_limits(mountpoint: Path) -> None:
     connection = _CONNECTIONS / mount.device.partition(":")[2]
     if not connection.exists():
         # systemd mounts fusectl at boot; containers and minimal systems do not.
-        subprocess.run(
-            ["mount", "-t", "fusectl", "fusectl", str(_CONNECTIONS)],
-            capture_output=True,
-            check=False,
-        )
+        _mount_fusectl()
     _write_limit(connection / "max_background", KERNEL_BACKGROUND_MAX)
     _write_limit(connection / "congestion_threshold", KERNEL_BACKGROUND_MAX)
+
+
+def _mount_fusectl() -> None:
+    command = ["mount", "-t", "fusectl", "fusectl", str(_CONNECTIONS)]
+    try:
+        subprocess.run(command, capture_output=True, check=True, timeout=MOUNT_TIMEOUT_S)
+    except (OSError, subprocess.SubprocessError) as exc:
+        telemetry.event(KERNEL_LIMIT_KEPT, path=_CONNECTIONS, reason=exc)
 
 
 def _write_limit(path: Path, value: int) -> None:
