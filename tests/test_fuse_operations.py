@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from memory_contents import VOLUME_UUID, CountingService, MemoryContents, new_catalog
 from pyfuse3 import FUSEError
 
+from tapefs.archive.tree import reap_orphans
 from tapefs.catalog import NoSuchInode
 from tapefs.entries import ROOT_INO
 from tapefs.errors import DriveGone
 from tapefs.fuse.guard import answers, answers_later
-from tapefs.fuse.inodes import Handle, InodeReferences, LookupCounts, reap_orphans
+from tapefs.fuse.inodes import Handle, InodeReferences, LookupCounts
 from tapefs.fuse.operations import STATE_XATTR, VOLUME_XATTR, Operations
 from tapefs.fuse.request_wait import TurnLock
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import stat
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from tapefs.archive import posix_acl
 from tapefs.entries import ROOT_INO
@@ -46,6 +46,13 @@ _CREATABLE_TYPES: Final = _DEVICES | frozenset(
     (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK)
 )
 _CAPABILITY: Final = b"security.capability"
+
+
+class Discards(Protocol):
+    """The one thing about file content that is needed here."""
+
+    def discard(self, ino: int) -> None:
+        """Forget the content of a file that nobody can reach any more."""
 
 
 class Tree:
@@ -414,6 +421,24 @@ class Tree:
             if ancestor == moved.ino:
                 raise FilesystemError(errno.EINVAL)
             ancestor = self.catalog.parent_of(ancestor)
+
+
+def reap(catalog: Catalog, contents: Discards, ino: int) -> None:
+    """Remove an inode that has no name and no user, with its content."""
+    if stat.S_ISREG(catalog.inode(ino).mode):
+        contents.discard(ino)
+    catalog.remove_inode(ino)
+
+
+def reap_orphans(catalog: Catalog, contents: Discards) -> int:
+    """Remove the inodes that were unlinked but still in use when the daemon died; how many.
+
+    To be called before a mount is served.
+    """
+    orphans = list(catalog.orphans())
+    for ino in orphans:
+        reap(catalog, contents, ino)
+    return len(orphans)
 
 
 def _without_set_id(mode: int) -> int:

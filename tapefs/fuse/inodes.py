@@ -8,22 +8,17 @@ the kernel merely drops an inode from its cache.
 
 from __future__ import annotations
 
-import stat
 from array import array
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
+
+from tapefs.archive.tree import reap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tapefs.archive.tree import Discards
     from tapefs.catalog import Catalog
-
-
-class Discards(Protocol):
-    """The one thing about file content that is needed here."""
-
-    def discard(self, ino: int) -> None:
-        """Forget the content of a file that nobody can reach any more."""
 
 
 @dataclass(slots=True)
@@ -162,21 +157,3 @@ class InodeReferences:
         if ino not in self._open_counts and not self.lookups[ino]:
             self._unlinked.remove(ino)
             reap(self._catalog, self._contents, ino)
-
-
-def reap(catalog: Catalog, contents: Discards, ino: int) -> None:
-    """Remove an inode that has no name and no user, with its content."""
-    if stat.S_ISREG(catalog.inode(ino).mode):
-        contents.discard(ino)
-    catalog.remove_inode(ino)
-
-
-def reap_orphans(catalog: Catalog, contents: Discards) -> int:
-    """Remove the inodes that were unlinked but still in use when the daemon died; how many.
-
-    To be called before a mount is served.
-    """
-    orphans = list(catalog.orphans())
-    for ino in orphans:
-        reap(catalog, contents, ino)
-    return len(orphans)
