@@ -428,6 +428,8 @@ class Connection:
     def _ask(self, op: str) -> None:
         try:
             self._socket.sendall(json.dumps({"op": op}).encode() + b"\n")
+        except BrokenPipeError:
+            pass  # it hung up at once; what it said before tells why
         except OSError as exc:
             raise self._gone(op) from exc
 
