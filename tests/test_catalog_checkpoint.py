@@ -234,6 +234,46 @@ def test_no_byte_of_a_checkpoint_can_bring_the_reader_down(
         target.unlink(missing_ok=True)
 
 
+def test_a_page_that_nothing_uses_is_damage(checkpoint: Path, tmp_path: Path) -> None:
+    data = bytearray(checkpoint.read_bytes())
+    pages = int.from_bytes(data[28:32], "big")
+    data[28:32] = (pages + 1).to_bytes(4, "big")
+    checkpoint.write_bytes(data + bytes(4096))
+    with pytest.raises(DamagedTape, match=r"is not intact \(.*Page \d+ is never used\)"):
+        TapeView.import_checkpoint(checkpoint, tmp_path / "imported.sqlite")
+
+
+def test_rows_pass_our_constraints_even_when_the_copy_claims_the_same(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Tables of one layout could be copied page by page, which no constraint sees.
+    with_changes(checkpoint, "UPDATE inode SET mode = 420 WHERE ino = 4")
+    monkeypatch.setattr("tapefs.catalog.checkpoint._check_structure", lambda source: None)
+    with pytest.raises(DamagedTape, match="CHECK constraint failed"):
+        TapeView.import_checkpoint(checkpoint, tmp_path / "imported.sqlite")
+
+
+def test_a_copy_that_asks_for_a_log_gets_none(checkpoint: Path, tmp_path: Path) -> None:
+    data = bytearray(checkpoint.read_bytes())
+    data[18:20] = b"\x02\x02"
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    asking = bare / "catalog.sqlite"
+    asking.write_bytes(data)
+    asking.with_name("catalog.sqlite-wal").write_bytes(b"hostile" * 5000)
+    before = sorted(bare.iterdir())
+    TapeView.import_checkpoint(asking, tmp_path / "imported.sqlite").close()
+    assert sorted(bare.iterdir()) == before
+    assert dump(tmp_path / "imported.sqlite") == dump(checkpoint)
+
+
+def test_a_name_from_tape_cannot_speak_to_the_terminal(checkpoint: Path, tmp_path: Path) -> None:
+    with_changes(checkpoint, 'CREATE TABLE "more\x1b[2J\nreal" (x)')
+    with pytest.raises(DamagedTape) as caught:
+        TapeView.import_checkpoint(checkpoint, tmp_path / "imported.sqlite")
+    assert str(caught.value).isprintable()
+
+
 def test_a_missing_checkpoint_is_a_fault_of_the_host(tmp_path: Path) -> None:
     with pytest.raises(StateUnusable, match="not a file"):
         TapeView.import_checkpoint(tmp_path / "none", tmp_path / "imported.sqlite")

@@ -104,8 +104,8 @@ def _copy_checked(checkpoint: Path, connection: sqlite3.Connection) -> None:
     connection.execute("ATTACH ? AS source", (uri,))
     connection.execute("BEGIN")
     for table, (columns, order) in _TABLES.items():
-        # The order is not only for cookies: without it SQLite may take whole pages over unseen,
-        # and no constraint would look at their rows.
+        # Naming the columns matters: with SELECT * SQLite may take whole pages over unseen, and
+        # no constraint would look at their rows.
         connection.execute(
             f"INSERT INTO main.{table} ({columns})"
             f" SELECT {columns} FROM source.{table} ORDER BY {order}"
@@ -166,6 +166,9 @@ def _create_tape_tables(connection: sqlite3.Connection) -> None:
 
 
 def _damaged(what: str) -> DamagedTape:
+    # Names and messages come from the tape, and the sentence goes to a terminal.
+    printable = "".join(char if char.isprintable() else " " for char in what[:200])
     return DamagedTape(
-        f"the catalog in the checkpoint {what}; take an earlier checkpoint, or restore with tar"
+        f"the catalog in the checkpoint {printable}; take an earlier checkpoint, "
+        "or restore with tar"
     )

@@ -362,7 +362,6 @@ def _configure(connection: sqlite3.Connection, *, read_only: bool) -> None:
     ):
         connection.execute(f"PRAGMA {pragma}")
     if read_only:
-        connection.execute("PRAGMA query_only = ON")
         return
     connection.execute("PRAGMA journal_mode = WAL").fetchall()
     # A file that may not be written opens without complaint; only a write tells.
