@@ -104,8 +104,7 @@ def _copy_checked(checkpoint: Path, connection: sqlite3.Connection) -> None:
     connection.execute("ATTACH ? AS source", (uri,))
     connection.execute("BEGIN")
     for table, (columns, order) in _TABLES.items():
-        # Naming the columns matters: with SELECT * SQLite may take whole pages over unseen, and
-        # no constraint would look at their rows.
+        # From a file attached as read-only SQLite copies row by row, through our constraints.
         connection.execute(
             f"INSERT INTO main.{table} ({columns})"
             f" SELECT {columns} FROM source.{table} ORDER BY {order}"
