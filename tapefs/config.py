@@ -80,7 +80,7 @@ _UNITS: Final = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1024 * GIB}
 
 def parse_bytes(text: str) -> int:
     """A size such as `512K`, `4G` or `1000000` in bytes (powers of 1024). Raises UsageError."""
-    match = re.fullmatch(r"(\d+)([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    match = re.fullmatch(r"([0-9]{1,18})([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     if not match:
         raise UsageError(f"'{text}' is not a size; write it like 512K, 64M or 4G")
     return int(match[1]) * _UNITS[match[2].upper()]
@@ -128,6 +128,6 @@ def _parse_value(name: str, field: str, value: str | None) -> object:
         number = float(value) if field.endswith("_s") or field == "spool_high_water" else int(value)
     except ValueError as exc:
         raise UsageError(f"mount option '{name}' takes a number, not '{value}'") from exc
-    if number < 0:
-        raise UsageError(f"mount option '{name}' cannot be negative")
+    if not 0 <= number < float("inf"):  # and so not nan either
+        raise UsageError(f"mount option '{name}' must be a number that is not negative")
     return number

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,7 +34,7 @@ def test_behaves_like_a_set_of_offsets(operations: list[tuple[str, int, int]]) -
     assert {i for start, end in pairs for i in range(start, end)} == model
     assert ranges.total_bytes == len(model)
     assert all(start < end for start, end in pairs)
-    assert all(a[1] < b[0] for a, b in zip(pairs, pairs[1:], strict=False)), "joined and sorted"
+    assert all(a[1] < b[0] for a, b in itertools.pairwise(pairs)), "joined and sorted"
 
 
 @given(OPERATIONS, st.integers(0, 40), st.integers(0, 40))
@@ -42,7 +44,9 @@ def test_questions_agree_with_the_set(
     ranges, model = apply(operations)
     wanted = set(range(start, end))
     assert ranges.covers(start, end) == (wanted <= model)
-    inside = {i for a, b in ranges.within(start, end) for i in range(a, b)} if start < end else set()
+    inside = (
+        {i for a, b in ranges.within(start, end) for i in range(a, b)} if start < end else set()
+    )
     assert inside == wanted & model
 
 

@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import enum
 import errno
+import logging
 import os
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import trio
 
+from tapefs import telemetry
 from tapefs.archive.ranges import END_OF_FILE, RangeSet
 from tapefs.archive.spool import punch
 from tapefs.catalog import Staged
 from tapefs.config import MIB
-from tapefs.errors import FilesystemError, SpoolFull, VolumeFull
+from tapefs.errors import DataMismatch, FilesystemError, SpoolFull, VolumeFull
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -126,7 +128,11 @@ class Contents:
         file.opens += 1
         file.writers += write
         if truncate:
-            await self.truncate(ino, 0)
+            try:
+                await self.truncate(ino, 0)
+            except BaseException:
+                await self.release(ino, write=write)
+                raise
 
     async def release(self, ino: int, *, write: bool) -> None:
         """One user fewer; the last one's departure lets the file settle."""
@@ -170,10 +176,27 @@ class Contents:
             elif source is Place.SPOOL:
                 pieces.append(self._read_spool(file, offset, stop))
             else:
-                digest = file.inode.sha256 if source.length == file.inode.size else None
-                pieces.append(await self._recall.read(source, offset, stop - offset, digest))
+                pieces.append(await self._recall_piece(file.inode, source, offset, stop))
             offset = stop
         return b"".join(pieces)
+
+    async def _recall_piece(self, inode: Inode, extent: Extent, offset: int, stop: int) -> bytes:
+        digest = inode.sha256 if extent.length == inode.size else None
+        try:
+            return await self._recall.read(extent, offset, stop - offset, digest)
+        except DataMismatch as error:
+            names = self._catalog.links(inode.ino)
+            path = self._catalog.path_of(*names[0]) if names else b""
+            telemetry.event(
+                telemetry.DATA_MISMATCH,
+                logging.ERROR,
+                path=os.fsdecode(path),
+                ino=inode.ino,
+                byte_range=f"{offset}-{stop}",
+                tape_file=extent.sequence,
+                reason=error,
+            )
+            raise
 
     def _source_at(
         self, file: OpenFile, offset: int, end: int

@@ -21,6 +21,7 @@ from tapefs.archive.contents import Contents
 from tapefs.archive.recall import RecallService
 from tapefs.archive.scheduler import Scheduler
 from tapefs.archive.spool import Spool
+from tapefs.archive.tree import reap_orphans
 from tapefs.catalog import TapeView
 
 if TYPE_CHECKING:
@@ -166,9 +167,7 @@ def _clean_up_after_crash(catalog: Catalog, contents: Contents) -> None:
     if not catalog.clean_shutdown:
         count = contents.drop_caches()
         telemetry.event(telemetry.CACHE_DISCARDED, files=count)
-    for ino in catalog.orphans():
-        contents.discard(ino)
-        catalog.remove_inode(ino)
+    reap_orphans(catalog, contents)
 
 
 async def _account(

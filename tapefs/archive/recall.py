@@ -186,7 +186,7 @@ class RecallService:
         name = (extent.sequence, extent.position)
         known = self._verified.get(name)
         if known is False:
-            raise self._mismatch(extent)
+            raise self._mismatch()
         if known or name in self._checks or extent.length == 0:
             return
         if extent.length > _SMALL_FILE_BYTES:
@@ -194,24 +194,20 @@ class RecallService:
             while len(self._checks) > _CHECKS_KEPT:
                 self._checks.popitem(last=False)
             return
-        data = await self._gather(extent.sequence, extent.position, extent.length)
+        try:
+            data = await self._gather(extent.sequence, extent.position, extent.length)
+        except DataMismatch:
+            return  # some record of it is bad; what was asked for may lie in the good ones
         self._note_verified(name, hashlib.sha256(data).digest() == digest)
         if not self._verified[name]:
-            raise self._mismatch(extent)
+            raise self._mismatch()
 
     def _note_verified(self, name: Key, matches: bool) -> None:
         self._verified[name] = matches
         while len(self._verified) > _VERIFIED_KEPT:
             self._verified.popitem(last=False)
 
-    def _mismatch(self, extent: Extent) -> DataMismatch:
-        telemetry.event(
-            telemetry.DATA_MISMATCH,
-            logging.ERROR,
-            ino=extent.ino,
-            tape_file=extent.sequence,
-            byte_range=f"{extent.offset}-{extent.offset + extent.length}",
-        )
+    def _mismatch(self) -> DataMismatch:
         self._mismatches += 1
         return DataMismatch("the file's SHA-256 is not the one it was archived with")
 
@@ -229,6 +225,7 @@ class RecallService:
             self._fail(key, error)
         finally:
             self._asked.discard(key)
+            self._wake(key)  # should it still be waited for, it can be asked for again now
 
     async def _serve(self, drive: TapeDrive, tape_file: TapeFile, first: int) -> None:
         """One run: read from record `first` on while somebody within reach wants more."""
@@ -252,8 +249,8 @@ class RecallService:
             self._fail((sequence, record), error)
         finally:
             self._run_at = None
-            for waiting in list(self._wanted):  # they look again, and ask for a run of their own
-                self._wake(waiting)
+            for waiting in self._wanted.keys() - self._asked:
+                self._wake(waiting)  # they look again, and ask for a run of their own
 
     def _fail(self, key: Key, error: TapefsError) -> None:
         """Nobody will bring `key`; who waits for it gets `error`. Read-ahead fails silently."""
@@ -342,7 +339,7 @@ class RecallService:
                     del self._checks[name]
                     self._note_verified(name, check.matches())
                     if not self._verified[name]:
-                        raise self._mismatch(check.extent)
+                        raise self._mismatch()
 
     def _wake(self, key: Key) -> None:
         event = self._wanted.pop(key, None)

@@ -1,0 +1,323 @@
+"""A whole volume on the emulated drive: what goes in comes back, with and without the catalog."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import stat
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from volume_rig import Rig, dump
+
+from tapefs.archive.contents import FileState
+from tapefs.config import Config
+from tapefs.entries import TapeFileKind
+from tapefs.errors import DataMismatch, FilesystemError, VolumeFull, WrongTape
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+def content(seed: int, length: int) -> bytes:
+    return random.Random(seed).randbytes(length)
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> Rig:
+    rig = Rig(tmp_path)
+    await rig.format()
+    return rig
+
+
+async def fill(rig: Rig) -> dict[str, tuple[object, ...]]:
+    """A tree of every kind, archived in two segments; returns what it looks like."""
+    async with rig.mounted() as user:
+        user.mkdir("a")
+        user.mkdir("a/b")
+        await user.write("a/small", b"small")
+        await user.write("a/b/large", content(1, 1_000_000))
+        await user.write("a/empty", b"")
+        user.tree.make(*user.place("link"), stat.S_IFLNK | 0o777, 0, 0, target=b"a/small")
+        user.tree.make(*user.place("pipe"), stat.S_IFIFO | 0o600, 7, 8)
+        user.tree.make(*user.place("socket"), stat.S_IFSOCK | 0o600, 7, 8)
+        await user.sync()
+        user.tree.link(user.find("a/small").ino, *user.place("hard"))
+        user.tree.set_xattr(user.find("a/small").ino, b"user.note", b"\0\xff")
+        await user.write("a/b/large", b"changed", 500_000)
+        await user.write("später", content(2, 200_000))
+        user.rename("a/empty", "a/b/void")
+        return await user.snapshot()
+
+
+async def test_everything_comes_back_from_the_tape_alone(rig: Rig) -> None:
+    wanted = await fill(rig)
+    shutil.rmtree(rig.state)
+    async with rig.mounted() as user:
+        assert user.volume.contents.state(user.find("a/b/large").ino) is FileState.MIGRATED
+        assert await user.snapshot() == wanted
+
+
+async def test_everything_comes_back_with_the_catalog(rig: Rig) -> None:
+    wanted = await fill(rig)
+    async with rig.mounted() as user:
+        user.evict_everything()
+        assert user.volume.spool.used_bytes == 0
+        assert await user.snapshot() == wanted
+        assert user.volume.recall.statistics().records_read > 0
+
+
+async def test_a_rebuilt_view_is_the_one_that_was_kept(rig: Rig) -> None:
+    await fill(rig)
+    async with rig.mounted(read_only=True) as user:
+        kept = dump(user.volume.view)
+    assert await rig.tape_dump() == kept
+
+
+async def test_roll_forward_without_any_checkpoint(rig: Rig) -> None:
+    async with rig.mounted() as user:
+        await user.write("one", content(1, 300_000))
+        await user.sync()
+        await user.write("one", b"new", 7)
+        await user.write("two", content(2, 100))
+        await user.sync()
+        wanted = await user.snapshot()
+        kept = dump(user.volume.view)
+        user.crash()
+    kinds = [row[1] for row in kept[4]]
+    assert kinds == ["segment", "segment"]
+    assert await rig.tape_dump() == kept
+    shutil.rmtree(rig.state)
+    async with rig.mounted() as user:
+        assert await user.snapshot() == wanted
+
+
+async def test_fsynced_files_survive_a_crash_without_repair(rig: Rig) -> None:
+    async with rig.mounted() as user:
+        await user.write("kept", content(3, 150_000))
+        await user.fsync("kept")
+        user.crash()
+    async with rig.mounted() as user:
+        assert await user.read("kept") == content(3, 150_000)
+        assert user.volume.contents.state(user.find("kept").ino) is FileState.RESIDENT
+    shutil.rmtree(rig.state)
+    async with rig.mounted() as user:
+        assert await user.read("kept") == content(3, 150_000)
+
+
+async def test_changes_after_archiving(rig: Rig) -> None:
+    data = bytearray(content(4, 3_000_000))
+    async with rig.mounted() as user:
+        await user.write("file", bytes(data))
+        await user.sync()
+        user.evict_everything()
+        await user.write("file", b"x" * 70_000, 1_000_001)
+        data[1_000_001:1_070_001] = b"x" * 70_000
+        await user.write("file", b"tail", len(data))
+        data += b"tail"
+        assert await user.read("file") == data
+        await user.sync()
+        user.evict_everything()
+        await user.truncate("file", 1_500_000)
+        del data[1_500_000:]
+        await user.truncate("file", 1_600_000)
+        data += bytes(100_000)
+        assert await user.read("file") == data
+    for _ in range(2):
+        async with rig.mounted() as user:
+            assert await user.read("file") == data
+        shutil.rmtree(rig.state)
+
+
+async def test_a_shrunk_and_regrown_file_reads_zeros_not_the_old_bytes(rig: Rig) -> None:
+    async with rig.mounted() as user:
+        await user.write("file", b"secret" * 1000)
+        await user.sync()
+        user.evict_everything()
+        await user.truncate("file", 10)
+        await user.truncate("file", 6000)
+        assert await user.read("file") == b"secretsecr" + bytes(5990)
+    shutil.rmtree(rig.state)
+    async with rig.mounted() as user:
+        assert await user.read("file") == b"secretsecr" + bytes(5990)
+
+
+async def test_deletion_is_kept_and_the_number_never_comes_again(rig: Rig) -> None:
+    async with rig.mounted() as user:
+        gone = await user.write("gone", b"1")
+        await user.sync()
+        user.unlink("gone")
+    shutil.rmtree(rig.state)
+    async with rig.mounted() as user:
+        assert await user.snapshot() == {}
+        assert await user.write("new", b"2") > gone
+
+
+async def test_writing_while_a_segment_is_being_written_loses_nothing(rig: Rig) -> None:
+    async with rig.mounted() as user:
+        await user.write("file", b"a" * 2_000_000)
+        ino = user.find("file").ino
+        await user.volume.contents.open(ino, write=True)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(user.sync)
+            for number in range(60):
+                await user.volume.contents.write(ino, number * 20_000, b"%06d" % number)
+                await trio.lowlevel.checkpoint()
+            await user.volume.contents.truncate(ino, 1_500_000)
+            await user.volume.contents.truncate(ino, 1_600_000)
+        await user.volume.contents.release(ino, write=True)
+        wanted = await user.read("file")
+        assert wanted[1_180_000:1_180_006] == b"000059"
+    shutil.rmtree(rig.state)
+    async with rig.mounted() as user:
+        assert await user.read("file") == wanted
+
+
+async def test_a_file_larger_than_the_spool_goes_through_it(tmp_path: Path) -> None:
+    config = Config(settle_s=0.0, idle_s=3600.0, commit_s=0.01, spool_bytes=16 << 20)
+    rig = Rig(tmp_path, config=config)
+    await rig.format()
+    block = content(5, 1 << 20)
+    async with rig.mounted() as user:
+        ino = await user.write("big", b"")
+        contents = user.volume.contents
+        await contents.open(ino, write=True)
+        for number in range(64):
+            await contents.write(ino, number << 20, block[number:] + block[:number])
+            assert user.volume.spool.used_bytes <= config.spool_bytes
+        await contents.release(ino, write=True)
+    shutil.rmtree(rig.state)
+    async with rig.mounted() as user:
+        for number in (0, 1, 31, 63):
+            data = await user.read("big", number << 20, 1 << 20)
+            assert data == block[number:] + block[:number]
+
+
+async def test_many_open_files_cannot_jam_the_spool(tmp_path: Path) -> None:
+    config = Config(settle_s=60.0, idle_s=3600.0, commit_s=0.01, spool_bytes=16 << 20)
+    rig = Rig(tmp_path, config=config)
+    await rig.format()
+    block = content(6, 1 << 20)
+    async with rig.mounted() as user:
+        inos = [await user.write(f"f{number}", b"") for number in range(40)]
+        for ino in inos:
+            await user.volume.contents.open(ino, write=True)
+        for ino in inos:
+            await user.volume.contents.write(ino, 0, block)
+        for ino in inos:
+            await user.volume.contents.release(ino, write=True)
+        assert await user.read("f0") == block
+        assert await user.read("f39") == block
+
+
+async def test_enospc_comes_before_the_tape_is_full(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, capacity_bytes=32 << 20)
+    await rig.format()
+    accepted = 0
+    async with rig.mounted() as user:
+        with suppress(VolumeFull):
+            while True:
+                await user.write(f"f{accepted}", content(accepted, 1 << 20))
+                accepted += 1
+        with pytest.raises(VolumeFull):
+            await user.write("no room", bytes(1 << 20))
+        assert accepted > 20, "most of the tape is usable"
+    shutil.rmtree(rig.state)
+    async with rig.mounted() as user:
+        for number in range(accepted):
+            assert await user.read(f"f{number}") == content(number, 1 << 20)
+        with pytest.raises(VolumeFull):
+            await user.write("more", bytes(8 << 20))
+
+
+async def test_a_flipped_bit_is_an_error_and_not_data(
+    rig: Rig, assert_logs: Callable[[str], object]
+) -> None:
+    async with rig.mounted() as user:
+        await user.write("file", content(7, 500_000))
+    image = bytearray(rig.tap.read_bytes())
+    place = image.find(content(7, 500_000)[300_000:300_016])
+    image[place] ^= 1
+    rig.tap.write_bytes(image)
+    shutil.rmtree(rig.state)
+    assert_logs("data.mismatch")
+    assert_logs("recall.failed")
+    async with rig.mounted() as user:
+        with pytest.raises(DataMismatch):
+            await user.read("file")
+        assert await user.read("file", 0, 1000) == content(7, 500_000)[:1000]
+
+
+async def test_a_torn_segment_is_skipped_and_its_files_go_again(rig: Rig) -> None:
+    async with rig.mounted() as user:
+        await user.write("first", content(8, 200_000))
+        await user.sync()
+        await user.write("second", content(9, 200_000))
+        await user.fsync("second")
+        user.crash()
+    image = rig.tap.read_bytes()
+    # Three records that a dying writer left behind the last filemark.
+    record = (65536).to_bytes(4, "little") + content(10, 65536) + (65536).to_bytes(4, "little")
+    with rig.tap.open("r+b") as tap:
+        tap.seek(len(image.removesuffix(b"\xff" * 4)))
+        tap.write(3 * record)
+        tap.truncate()
+    async with rig.mounted() as user:
+        assert await user.read("second") == content(9, 200_000)
+    shutil.rmtree(rig.state)
+    async with rig.mounted() as user:
+        kinds = [tape_file.kind for tape_file in user.volume.view.tape_files()]
+        assert kinds == [
+            TapeFileKind.SEGMENT,
+            TapeFileKind.TORN,
+            TapeFileKind.SEGMENT,
+            TapeFileKind.CHECKPOINT,
+        ]
+        assert await user.read("first") == content(8, 200_000)
+        assert await user.read("second") == content(9, 200_000)
+
+
+async def test_a_tape_written_elsewhere_is_taken_over_or_refused(rig: Rig, tmp_path: Path) -> None:
+    here, elsewhere = rig.state, tmp_path / "elsewhere"
+    async with rig.mounted() as user:
+        await user.write("mine", b"1")
+    async with rig.mounted(state=elsewhere) as user:
+        await user.write("theirs", b"2")
+    async with rig.mounted(state=here) as user:
+        assert await user.read("theirs") == b"2"
+        await user.write("pending", b"3")
+        await user.fsync("pending")
+        user.crash()
+    async with rig.mounted(state=elsewhere) as user:
+        await user.write("again", b"4")
+    with pytest.raises(WrongTape, match="another host"):
+        async with rig.mounted(state=here):
+            pass
+
+
+async def test_an_older_copy_of_the_tape_is_refused(rig: Rig) -> None:
+    async with rig.mounted() as user:
+        await user.write("one", b"1")
+    older = rig.tap.read_bytes()
+    async with rig.mounted() as user:
+        await user.write("two", b"2")
+    rig.tap.write_bytes(older)
+    with pytest.raises(WrongTape, match="older copy"):
+        async with rig.mounted():
+            pass
+    assert rig.tap.read_bytes() == older
+
+
+async def test_a_read_only_mount_changes_nothing(rig: Rig) -> None:
+    async with rig.mounted() as user:
+        await user.write("one", content(1, 100_000))
+    before = rig.tap.read_bytes()
+    async with rig.mounted(read_only=True) as user:
+        user.evict_everything()
+        assert await user.read("one") == content(1, 100_000)
+        with pytest.raises(FilesystemError, match="read-only"):
+            await user.volume.contents.open(user.find("one").ino, write=True)
+    assert rig.tap.read_bytes() == before
