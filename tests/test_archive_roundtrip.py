@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import shutil
 import stat
@@ -321,3 +322,20 @@ async def test_a_read_only_mount_changes_nothing(rig: Rig) -> None:
         with pytest.raises(FilesystemError, match="read-only"):
             await user.volume.contents.open(user.find("one").ino, write=True)
     assert rig.tap.read_bytes() == before
+
+
+async def test_a_chmod_while_archiving_does_not_lose_the_hash(rig: Rig) -> None:
+    async with rig.mounted() as user:
+        ino = await user.write("file", content(11, 2_000_000))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(user.sync)
+            while user.volume.archiver.statistics().state != "writing":
+                await trio.lowlevel.checkpoint()
+            user.tree.set_attributes(ino, mode=0o600)
+        assert user.volume.archiver.statistics().segments == 1
+        assert stat.S_IMODE(user.find("file").mode) == 0o600
+        assert user.find("file").sha256 == hashlib.sha256(content(11, 2_000_000)).digest()
+    shutil.rmtree(rig.state)
+    async with rig.mounted() as user:
+        assert user.find("file").sha256 == hashlib.sha256(content(11, 2_000_000)).digest()
+        assert stat.S_IMODE(user.find("file").mode) == 0o600

@@ -11,7 +11,6 @@ catalog will be told at the next `save`.
 
 from __future__ import annotations
 
-import enum
 import errno
 import logging
 import os
@@ -20,11 +19,14 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import trio
 
 from tapefs import telemetry
+from tapefs.archive.admission import Admission
+from tapefs.archive.in_flight import InFlight
+from tapefs.archive.open_file import FileState as FileState
+from tapefs.archive.open_file import OpenFile, Place
 from tapefs.archive.ranges import END_OF_FILE, RangeSet
 from tapefs.archive.spool import punch
 from tapefs.catalog import Staged
-from tapefs.config import MIB
-from tapefs.errors import DataMismatch, FilesystemError, SpoolFull, VolumeFull
+from tapefs.errors import DataMismatch, FilesystemError, SpoolFull
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -35,26 +37,8 @@ if TYPE_CHECKING:
     from tapefs.config import Config
     from tapefs.entries import Extent, Inode
 
-# Delay for one MiB written when the spool is about to be full; smaller before, by the square.
-_BRAKE_S_PER_MIB = 0.2
 # Clean files looked at in one eviction step.
 _EVICT_BATCH = 256
-
-
-class FileState(enum.Enum):
-    """Where a file's bytes are, in the words of hierarchical storage."""
-
-    STAGED = "staged"
-    RESIDENT = "resident"
-    PREMIGRATED = "premigrated"
-    MIGRATED = "migrated"
-
-
-class Place(enum.Enum):
-    """Where a byte is that is not (only) on tape."""
-
-    SPOOL = "spool"
-    HOLE = "hole"
 
 
 class Recall(Protocol):
@@ -68,22 +52,6 @@ class Recall(Protocol):
         `digest` is the SHA-256 of the whole extent when it is known.
         """
         ...
-
-
-class OpenFile:
-    """The content state of one file while somebody uses it."""
-
-    __slots__ = ("dirty", "fd", "inode", "opens", "resident", "touched_ns", "unsaved", "writers")
-
-    def __init__(self, inode: Inode, row: Staged | None) -> None:
-        self.inode = inode
-        self.resident = RangeSet(row.resident if row else ())
-        self.dirty = RangeSet(row.dirty if row else ())
-        self.touched_ns = row.touched_ns if row else 0
-        self.fd = -1
-        self.opens = 0
-        self.writers = 0
-        self.unsaved = False
 
 
 class Contents:
@@ -105,15 +73,11 @@ class Contents:
         self._config = config
         self._clock_ns = clock_ns
         self._files: dict[int, OpenFile] = {}
-        self._in_flight: dict[int, RangeSet | None] = {}
-        self._bursting = self._narrowed = False
-        self._room = trio.Event()
-        # Set by whoever builds the archive: wakes the archiver; waits until all is on tape.
-        self.wake_archiver: Callable[[], None] = lambda: None
+        self._in_flight = InFlight()
+        self.admission = Admission(account, spool, config)
+        self.admission.evict = self.evict
+        # Set by whoever builds the archive: returns when all is on tape.
         self.sync_to_tape: Callable[[], Awaitable[None]] | None = None
-        # A sentence why nothing can be written to the tape, or None.
-        self.read_only_reason: str | None = None
-        self.tape_stuck_reason: str | None = None
         files, dirty_bytes, resident_bytes = catalog.staged_totals()
         account.pending_bytes, account.pending_count = dirty_bytes, files
         spool.used_bytes = resident_bytes
@@ -123,7 +87,7 @@ class Contents:
     async def open(self, ino: int, *, write: bool, truncate: bool = False) -> None:
         """Note one more user of `ino`. Pair with `release`. Raises FilesystemError, VolumeFull."""
         if write:
-            self._check_writable()
+            self.admission.check_writable()
         file = self._file(ino)
         file.opens += 1
         file.writers += write
@@ -142,7 +106,7 @@ class Contents:
         file.opens -= 1
         file.writers -= write
         if write and file.dirty:
-            self.wake_archiver()
+            self.admission.wake_archiver()
         if file.opens == 0:
             self._close(file)
 
@@ -235,7 +199,7 @@ class Contents:
         if end > END_OF_FILE // 2:
             raise FilesystemError(errno.EFBIG)
         inode = file.inode
-        await self._admit(end - min(offset, inode.size), end - offset)
+        await self.admission.admit(end - min(offset, inode.size), end - offset)
         start = min(offset, inode.size)  # others may have written while we waited
         fd = self._fd(file)
         try:
@@ -253,11 +217,11 @@ class Contents:
 
     async def truncate(self, ino: int, size: int) -> None:
         """Set the size of `ino`; new bytes are zeros. Raises as `write` does."""
-        self._check_writable()
+        self.admission.check_writable()
         file = self._file(ino)
         inode = file.inode
         if size > inode.size:
-            await self._admit(size - inode.size, 0)
+            await self.admission.admit(size - inode.size, 0)
         if size > inode.size:
             self._mark(file, inode.size, size, size)
         elif size < inode.size:
@@ -276,7 +240,7 @@ class Contents:
         self._account.pending_bytes += file.dirty.total_bytes - dirty_before
         self._account.pending_count += was_clean and bool(file.dirty)
         self._spool.used_bytes += file.resident.total_bytes - resident_before
-        self._note_in_flight(file.inode.ino, hole_start, end)
+        self._in_flight.note(file.inode.ino, hole_start, end)
 
     def _cut(self, file: OpenFile, size: int) -> None:
         dirty_before, resident_before = file.dirty.total_bytes, file.resident.total_bytes
@@ -289,7 +253,7 @@ class Contents:
         self._account.pending_bytes += file.dirty.total_bytes - dirty_before
         self._account.pending_count -= was_dirty and not file.dirty
         self._spool.used_bytes += file.resident.total_bytes - resident_before
-        self._note_in_flight(file.inode.ino, size, END_OF_FILE)
+        self._in_flight.note(file.inode.ino, size, END_OF_FILE)
 
     def _content_changed(self, file: OpenFile) -> None:
         inode = file.inode
@@ -313,12 +277,12 @@ class Contents:
         self._account.pending_bytes -= file.dirty.total_bytes
         self._account.pending_count -= bool(file.dirty)
         self._spool.used_bytes -= file.resident.total_bytes
-        self._note_in_flight(ino, 0, END_OF_FILE)
+        self._in_flight.note(ino, 0, END_OF_FILE)
         if file.fd >= 0:
             os.close(file.fd)
         self._spool.remove(ino)
         self._catalog.delete_staged(ino)
-        self._wake_writers()
+        self.admission.room_was_made()
 
     # -- making it last
 
@@ -345,7 +309,8 @@ class Contents:
         """All metadata so far survives power loss when this returns."""
         self._spool.sync_directories()
         self.save_all()
-        self._catalog.commit(durable=True)
+        self._catalog.commit()
+        await trio.to_thread.run_sync(self._catalog.sync_log)
 
     def save(self, file: OpenFile) -> None:
         """Hand the file's ranges to the catalog (in its open transaction)."""
@@ -367,16 +332,12 @@ class Contents:
 
     def begin_burst(self) -> None:
         """From here on, remember what is written to any file. To be called with the snapshot."""
-        self._in_flight = {}
-        self._narrowed = False
-        self._bursting = True
+        self._in_flight.begin()
         self._spool.pin()
 
     def narrow_burst(self, inos: Iterable[int]) -> None:
         """Only these files go to tape in this burst; the others need not be remembered."""
-        noted = self._in_flight
-        self._in_flight = {ino: noted.get(ino) for ino in inos}
-        self._narrowed = True
+        self._in_flight.narrow(inos)
 
     def confirm(self, ino: int, archived: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Ranges of `ino` are on tape, flushed. Returns those that were not written since.
@@ -384,13 +345,12 @@ class Contents:
         These are clean now; the caller tells the catalog that tape holds them. May be called
         between `begin_burst` and `end_burst` only.
         """
-        since = self._in_flight.get(ino) or RangeSet()
-        keep = RangeSet(archived).without(since)
+        keep = self._in_flight.unchanged(ino, archived)
         file = self._files.get(ino)
-        row = self._catalog.load_staged(ino) if file is None else None
-        if file is None and row is None:
-            return keep.as_pairs() if since == RangeSet() else []
         if file is None:
+            row = self._catalog.load_staged(ino)
+            if row is None:
+                return keep.as_pairs()
             file = OpenFile(self._catalog.inode(ino), row)
         before, was_dirty = file.dirty.total_bytes, bool(file.dirty)
         for start, end in keep:
@@ -402,8 +362,7 @@ class Contents:
 
     def end_burst(self) -> None:
         """The burst is over, committed or failed."""
-        self._in_flight = {}
-        self._bursting = False
+        self._in_flight.end()
         self._spool.unpin()
 
     def evict(self, target_bytes: int) -> None:
@@ -421,7 +380,7 @@ class Contents:
         if self._spool.used_bytes > target_bytes:
             for file in self._files.values():
                 self._punch_clean(file)
-        self._wake_writers()
+        self.admission.room_was_made()
 
     def drop_caches(self) -> int:
         """After an unclean end: forget content that tape has as well. Returns how many files.
@@ -496,48 +455,6 @@ class Contents:
             os.close(file.fd)
             file.fd = -1
         del self._files[file.inode.ino]
-
-    def _note_in_flight(self, ino: int, start: int, end: int) -> None:
-        if not self._bursting or (self._narrowed and ino not in self._in_flight):
-            return
-        noted = self._in_flight.get(ino)
-        if noted is None:
-            noted = self._in_flight[ino] = RangeSet()
-        noted.add(start, end)
-
-    def _check_writable(self) -> None:
-        if self.read_only_reason is not None:
-            raise FilesystemError(errno.EROFS, self.read_only_reason)
-
-    async def _admit(self, tape_bytes: int, spool_bytes: int) -> None:
-        """Wait, slow down or refuse, so that neither tape nor spool can overflow."""
-        self._check_writable()
-        if not self._account.fits(tape_bytes):
-            raise VolumeFull("the cartridge is full; unmount it and insert another one")
-        spool = self._spool
-        high = self._config.spool_high_water
-        pressure = spool.pressure()
-        if pressure > high:
-            self.evict(int(spool.limit_bytes * high))
-            self.wake_archiver()
-            pressure = spool.pressure()
-        if pressure > high and spool_bytes:
-            brake = min(1.0, (pressure - high) / (1.0 - high)) ** 2
-            await trio.sleep(_BRAKE_S_PER_MIB * brake * spool_bytes / MIB)
-        while spool_bytes and spool.used_bytes + spool_bytes > spool.limit_bytes:
-            if self.tape_stuck_reason is not None:
-                raise SpoolFull(f"the spool is full and {self.tape_stuck_reason}")
-            self.wake_archiver()
-            await self._room.wait()
-
-    def _wake_writers(self) -> None:
-        room, self._room = self._room, trio.Event()
-        room.set()
-
-    def tape_is_stuck(self, reason: str | None) -> None:
-        """Nothing can go to tape for now (`reason`), or it can again (None)."""
-        self.tape_stuck_reason = reason
-        self._wake_writers()
 
     def _drop_clean(self, row: Staged) -> None:
         self._spool.used_bytes -= RangeSet(row.resident).total_bytes

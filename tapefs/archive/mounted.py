@@ -6,10 +6,11 @@ thing.
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -21,8 +22,10 @@ from tapefs.archive.contents import Contents
 from tapefs.archive.recall import RecallService
 from tapefs.archive.scheduler import Scheduler
 from tapefs.archive.spool import Spool
+from tapefs.archive.tape_writer import TapeWriter
 from tapefs.archive.tree import reap_orphans
 from tapefs.catalog import TapeView
+from tapefs.entries import ROOT_INO
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,6 +37,10 @@ if TYPE_CHECKING:
     from tapefs.volume.label import Label
 
     Report = Callable[[dict[str, Any]], None]
+
+
+# How often the live catalog's write-ahead log is folded into its file.
+_FOLD_S: Final = 10.0
 
 
 @dataclass(eq=False, slots=True)
@@ -65,11 +72,16 @@ class MountedVolume:
 
     async def _commit_regularly(self) -> None:
         """Group commit: metadata outlives the process at least this often, without any fsync."""
+        fold_at = trio.current_time() + _FOLD_S
         while True:
             await trio.sleep(self.config.commit_s)
             self.contents.save_all()
             if self.catalog.needs_commit:
                 self.catalog.commit()
+            if trio.current_time() >= fold_at:
+                # In a thread, before a commit would have to do it and hold up everybody.
+                await trio.to_thread.run_sync(self.catalog.fold_log)
+                fold_at = trio.current_time() + _FOLD_S
 
     async def finalize(self) -> None:
         """After the last user has gone: everything to tape, checkpoint, rewind.
@@ -117,21 +129,28 @@ async def open_volume(
         spool = Spool(directory / "spool", config.spool_bytes)
         recall = RecallService(scheduler, reading, label.record_bytes, config)
         contents = Contents(catalog, spool, recall, account, config, clock_ns)
-        contents.read_only_reason = read_only_reason
-        archiver = Archiver(
-            catalog=catalog,
+        contents.admission.read_only_reason = read_only_reason
+        writer = TapeWriter(
             view=view,
-            contents=contents,
-            spool=spool,
             scheduler=scheduler,
             account=account,
-            settings=view.settings,
             config=config,
             work=directory / "work",
             clock_ns=clock_ns,
         )
+        archiver = Archiver(
+            catalog=catalog,
+            writer=writer,
+            contents=contents,
+            spool=spool,
+            account=account,
+            config=config,
+            clock_ns=clock_ns,
+        )
         scheduler.spool_pressed = archiver.spool_pressed
         _clean_up_after_crash(catalog, contents)
+        if writable and view.last_tape_file() is None:
+            _give_root_to_mounter(catalog)
         catalog.begin_session(boot_id)
     except BaseException:
         catalog.close(clean=False)
@@ -161,6 +180,14 @@ def closing_volume(volume: MountedVolume) -> Iterator[MountedVolume]:
         volume.catalog.close(clean=volume.clean)
         volume.view.close()
         volume.archiver.close()
+
+
+def _give_root_to_mounter(catalog: Catalog) -> None:
+    """A new volume's root directory belongs to who mounts it first, as with a new disk."""
+    root = catalog.inode(ROOT_INO)
+    if root.uid == 0 and os.geteuid() != 0:
+        root.uid, root.gid = os.geteuid(), os.getegid()
+        catalog.changed(root)
 
 
 def _clean_up_after_crash(catalog: Catalog, contents: Contents) -> None:

@@ -50,10 +50,7 @@ _LINK: Final = (
 )
 
 # The tape knows them already, so this is no change to be noted.
-_TAKE_HASHES: Final = (
-    "UPDATE inode SET sha256 = ?, xxh128 = ? WHERE ino = ?"
-    " AND NOT EXISTS (SELECT 1 FROM inode_change WHERE ino = ? AND epoch > ?)"
-)
+_TAKE_HASHES: Final = "UPDATE inode SET sha256 = ?, xxh128 = ? WHERE ino = ?"
 
 
 class Catalog(Namespace):
@@ -432,8 +429,8 @@ class Catalog(Namespace):
 
         `extents`: what was written, each with the ranges (start, end) of the file for which it
         still is the content. `logged_inodes`, `logged_dentries`: what its journal tells; changes
-        after `epoch` stay noted. `hashes`: (inode, SHA-256, xxh128) of whole contents, taken over
-        for inodes that did not change after `epoch`. Inodes that are gone are passed over.
+        after `epoch` stay noted. `hashes`: (inode, SHA-256, xxh128) of whole contents that the
+        caller knows to be the content still. Inodes that are gone are passed over.
 
         May be called in batches, with other work between; repeating one changes nothing.
         """
@@ -444,7 +441,7 @@ class Catalog(Namespace):
             if kept and self._database.first("SELECT 1 FROM inode WHERE ino = ?", (entry.ino,)):
                 self._keep(entry, kept, sequence)
         for ino, sha256, xxh128 in hashes:
-            self._take_hashes(ino, epoch, sha256, xxh128)
+            self._take_hashes(ino, sha256, xxh128)
         self._database.execute_many(
             "DELETE FROM inode_change WHERE ino = ? AND epoch <= ?",
             ((ino, epoch) for ino in logged_inodes),
@@ -481,12 +478,8 @@ class Catalog(Namespace):
             position = entry.position + start - entry.offset
             insert_extent(self._database, Extent(entry.ino, start, end - start, sequence, position))
 
-    def _take_hashes(
-        self, ino: int, epoch: int, sha256: bytes | None, xxh128: bytes | None
-    ) -> None:
-        if ino in self._changed_inos:
-            return
-        taken_count = self._database.execute(_TAKE_HASHES, (sha256, xxh128, ino, ino, epoch))
+    def _take_hashes(self, ino: int, sha256: bytes | None, xxh128: bytes | None) -> None:
+        self._database.execute(_TAKE_HASHES, (sha256, xxh128, ino))
         inode = self._cache.find(ino)
-        if taken_count and inode is not None:
+        if inode is not None:
             inode.sha256, inode.xxh128 = sha256, xxh128

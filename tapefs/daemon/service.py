@@ -46,7 +46,8 @@ class MountService:
             "pid": os.getpid(),
             "mode": "read-write" if volume.writable else "read-only",
             "state": archiver.state if archiver.state != "idle" else (lane.running or "idle"),
-            "problem": volume.contents.read_only_reason or volume.contents.tape_stuck_reason,
+            "problem": volume.contents.admission.read_only_reason
+            or volume.contents.admission.stuck_reason,
             "all_on_tape": not volume.catalog.owes_tape(),
             "drive": {
                 "name": self._opened.name,

@@ -124,6 +124,16 @@ async def go_to_end(drive: TapeDrive, expected_block: int) -> None:
         )
 
 
+async def prove_position(drive: TapeDrive, expected_block: int) -> None:
+    """The head must stand where the last append left it. Raises WrongTape when it does not."""
+    block = (await drive.position()).block
+    if block != expected_block:
+        raise WrongTape(
+            f"the head stands at block {block} instead of {expected_block}; something moved the "
+            "tape, unmount it and mount it again"
+        )
+
+
 @dataclass(slots=True)
 class AppendProgress:
     """How far an append is; for whoever shows progress."""

@@ -1,0 +1,44 @@
+"""What is known of a file's content while somebody uses it, and the words for where bytes are."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+from tapefs.archive.ranges import RangeSet
+
+if TYPE_CHECKING:
+    from tapefs.catalog import Staged
+    from tapefs.entries import Inode
+
+
+class FileState(enum.Enum):
+    """Where a file's bytes are, in the words of hierarchical storage."""
+
+    STAGED = "staged"
+    RESIDENT = "resident"
+    PREMIGRATED = "premigrated"
+    MIGRATED = "migrated"
+
+
+class Place(enum.Enum):
+    """Where a byte is that is not (only) on tape."""
+
+    SPOOL = "spool"
+    HOLE = "hole"
+
+
+class OpenFile:
+    """The content state of one file while somebody uses it."""
+
+    __slots__ = ("dirty", "fd", "inode", "opens", "resident", "touched_ns", "unsaved", "writers")
+
+    def __init__(self, inode: Inode, row: Staged | None) -> None:
+        self.inode = inode
+        self.resident = RangeSet(row.resident if row else ())
+        self.dirty = RangeSet(row.dirty if row else ())
+        self.touched_ns = row.touched_ns if row else 0
+        self.fd = -1
+        self.opens = 0
+        self.writers = 0
+        self.unsaved = False

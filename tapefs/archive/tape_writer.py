@@ -1,0 +1,250 @@
+"""Appending tape files: records assembled in a worker thread, written by a job in the lane.
+
+Nothing is written before the head's place was proven to be the end of data (P6). From the first
+record until the tape view knows the new tape file, the end counts as unproven: whatever happens in
+between, the tape is looked at again before the next append.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import trio
+import zstandard
+
+from tapefs import telemetry
+from tapefs.archive.policy import JobKind
+from tapefs.archive.recovery import settle_end
+from tapefs.errors import NotFinalized, StateUnusable, TapefsError
+from tapefs.volume.records import RecordBuffers
+from tapefs.volume.segment import CheckpointBuilder, Place
+from tapefs.volume.session import AppendProgress, append, go_to_end, prove_position
+from tapefs.volume.tail import EarlierFile
+
+if TYPE_CHECKING:
+    from array import array
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from tapefs.archive.capacity import CapacityAccount
+    from tapefs.archive.scheduler import Scheduler
+    from tapefs.catalog import TapeView
+    from tapefs.config import Config
+    from tapefs.drive import TapeDrive
+    from tapefs.entries import Entry, TapeFile
+
+# Records filled per visit to the worker thread.
+_RECORDS_PER_HOP: Final = 4
+_ZSTD_LEVEL: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class TapeWriterStatistics:
+    """What went to tape since the mount; `current_bytes` of the tape file in progress."""
+
+    checkpoints: int
+    tape_bytes: int
+    tape_s: float
+    current_bytes: int
+
+
+class TapeWriter:
+    """Appends tape files to the mounted volume. For the archiver's task only."""
+
+    def __init__(
+        self,
+        *,
+        view: TapeView,
+        scheduler: Scheduler,
+        account: CapacityAccount,
+        config: Config,
+        work: Path,
+        clock_ns: Callable[[], int],
+    ) -> None:
+        self.view = view
+        self.settings = view.settings
+        self.work = work
+        self.buffers = RecordBuffers(self.settings.record_bytes)
+        self._scheduler = scheduler
+        self._account = account
+        self._config = config
+        self._clock_ns = clock_ns
+        self._end_unproven = False
+        self._progress = AppendProgress()
+        self._checkpoints = self._tape_bytes = 0
+        self._tape_s = 0.0
+
+    def statistics(self) -> TapeWriterStatistics:
+        """What went to tape since the mount, and what is going."""
+        current = self._progress.records_written * self.settings.record_bytes
+        return TapeWriterStatistics(self._checkpoints, self._tape_bytes, self._tape_s, current)
+
+    def next_place(self, *, checkpoint: bool = False) -> Place:
+        """Where the next tape file goes, and what it says of those before it."""
+        view = self.view
+        last, previous = view.last_tape_file(), view.last_checkpoint()
+        since = tuple(
+            EarlierFile(file.sequence, file.first_block, file.record_count, file.kind)
+            for file in view.files_since_checkpoint()
+        )
+        return Place(
+            volume_uuid=self.settings.volume_uuid,
+            record_bytes=self.settings.record_bytes,
+            sequence=last.sequence + 1 if last else 1,
+            first_block=view.expected_end_block(),
+            checkpoint_block=previous.first_block if previous else 0,
+            since_checkpoint=since,
+            generation=view.checkpoint_count() + checkpoint,
+            written_ns=self._clock_ns(),
+        )
+
+    async def append(self, records: Iterator[array[int]], first_block: int) -> None:
+        """Write a whole tape file at `first_block`; flushed when this returns.
+
+        To be followed by `learn`. Raises WrongTape when the end of data is elsewhere, the drive's
+        errors, and StateUnusable when a local file cannot be read.
+        """
+        started = trio.current_time()
+        self._progress = AppendProgress()
+        send, receive = trio.open_memory_channel["array[int] | None"](
+            self._config.record_queue_count
+        )
+
+        async def assemble() -> None:
+            async with send:
+                try:
+                    while batch := await trio.to_thread.run_sync(_take, records):
+                        for record in batch:
+                            await send.send(record)
+                except OSError as exc:
+                    raise StateUnusable(f"the spool cannot be read: {exc}") from exc
+                await send.send(None)
+
+        self._end_unproven = True
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(assemble)
+                await self._scheduler.submit(
+                    JobKind.ARCHIVE, lambda drive: self._write(drive, receive, first_block)
+                )
+        except BaseExceptionGroup as group:
+            raise _root_cause(group) from group
+        written = self._progress.records_written * self.settings.record_bytes
+        self._tape_bytes += written
+        self._tape_s += trio.current_time() - started
+        self._account.written_bytes += written
+        if self._progress.early_warning:
+            self._account.total_bytes = self._account.written_bytes
+        self._progress = AppendProgress()
+
+    async def _write(
+        self,
+        drive: TapeDrive,
+        receive: trio.MemoryReceiveChannel[array[int] | None],
+        first_block: int,
+    ) -> None:
+        scheduler = self._scheduler
+        async with receive:
+            if scheduler.head_block == first_block:
+                await prove_position(drive, first_block)
+            else:
+                scheduler.head_block = None
+                await go_to_end(drive, first_block)
+            scheduler.head_block = None
+            await append(drive, _until_complete(receive), self.buffers, self._progress)
+            scheduler.head_block = first_block + self._progress.records_written + 1
+
+    async def learn(self, tape_file: TapeFile, entries: Iterable[Entry]) -> None:
+        """The tape file is on tape: let the tape view know what it says."""
+        await trio.to_thread.run_sync(self.view.apply, tape_file, entries)
+        self._account.inode_count = self.view.next_ino
+        self._end_unproven = False
+
+    async def prove_end(self) -> bool:
+        """After a failure: find out what is on tape before writing again. True if it was needed."""
+        if not self._end_unproven:
+            return False
+        scheduler = self._scheduler
+
+        async def job(drive: TapeDrive) -> None:
+            scheduler.head_block = None
+            await settle_end(drive, self.view, self.work, self._clock_ns(), lambda _: None)
+
+        await scheduler.submit(JobKind.ARCHIVE, job)
+        self._end_unproven = False
+        return True
+
+    def must_prove_end(self) -> None:
+        """Something failed: do not believe anything about the tape's end any more."""
+        self._end_unproven = True
+
+    async def write_checkpoint(self) -> None:
+        """Append a complete, compressed copy of the tape view."""
+        copy, packed = self.work / "catalog.sqlite", self.work / "catalog.sqlite.zst"
+        try:
+            await trio.to_thread.run_sync(self._pack_view, copy, packed)
+            place = self.next_place(checkpoint=True)
+            builder = CheckpointBuilder(place, self.buffers)
+            await self.append(builder.records(packed), place.first_block)
+        finally:
+            copy.unlink(missing_ok=True)
+            packed.unlink(missing_ok=True)
+        await self.learn(builder.tape_file(), ())
+        self._checkpoints += 1
+        telemetry.event(
+            telemetry.CHECKPOINT_COMMITTED, sequence=place.sequence, generation=place.generation
+        )
+
+    def _pack_view(self, copy: Path, packed: Path) -> None:
+        copy.unlink(missing_ok=True)
+        self.view.export(copy)
+        size = copy.stat().st_size
+        with copy.open("rb") as source, packed.open("wb") as target:
+            zstandard.ZstdCompressor(level=_ZSTD_LEVEL).copy_stream(source, target, size=size)
+
+    async def rewind(self) -> None:
+        """Bring the tape back to its beginning, when the lane is free."""
+        scheduler = self._scheduler
+
+        async def job(drive: TapeDrive) -> None:
+            scheduler.head_block = None
+            await drive.rewind()
+
+        await scheduler.submit(JobKind.CONTROL, job)
+
+
+async def _until_complete(
+    receive: trio.MemoryReceiveChannel[array[int] | None],
+) -> AsyncIterator[array[int]]:
+    """Records up to the sentinel. A stream that just ends was not assembled to its end."""
+    async for record in receive:
+        if record is None:
+            return
+        yield record
+    raise NotFinalized("the segment could not be assembled; see the log, and try sync again")
+
+
+def _take(records: Iterator[array[int]]) -> list[array[int]]:
+    batch: list[array[int]] = []
+    for record in records:
+        batch.append(record)
+        if len(batch) == _RECORDS_PER_HOP:
+            break
+    return batch
+
+
+def _root_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that made the others happen: the drive's before the assembler's broken pipe."""
+    flat: list[BaseException] = []
+    pending: list[BaseException] = [group]
+    while pending:
+        exc = pending.pop()
+        if isinstance(exc, BaseExceptionGroup):
+            pending.extend(exc.exceptions)
+        else:
+            flat.append(exc)
+    own = [exc for exc in flat if not isinstance(exc, trio.BrokenResourceError | trio.Cancelled)]
+    known = [exc for exc in own if isinstance(exc, TapefsError) and type(exc) is not NotFinalized]
+    bugs = [exc for exc in own if not isinstance(exc, TapefsError)]
+    return (bugs or known or own or flat)[0]
