@@ -13,12 +13,17 @@ import os
 import re
 from typing import TYPE_CHECKING, Any, Self
 
+import hypothesis
 import pytest
 import trio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+# No timing decides a result, and one run tries what the next one tries.
+hypothesis.settings.register_profile("tapefs", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("tapefs")
 
 SEED = int(os.environ.get("TAPEFS_TEST_SEED", "1"))
 

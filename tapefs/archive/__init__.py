@@ -1,1 +1,26 @@
-"""Policy: what happens to a file between the user and the tape."""
+"""Policy: what happens to a file between the user and the tape, and when.
+
+Who may touch what, and from where. The trio thread is the event loop; "worker" is a thread that
+the archiver starts through `trio.to_thread`, one at a time for each row.
+
+    what                     in the trio thread               in a worker
+    -----------------------  -------------------------------  ------------------------------------
+    `TapeDrive`              the job that the lane runs now   never
+    `Catalog` (live)         everybody, between two awaits    `sync_log`, `fold_log` only
+    `TapeView` (archiver's)  the archiver's task, while none  `apply`, `export`, what `Burst` asks
+                             of its workers runs
+    `TapeView` (readers')    recall, status                   never
+    `Snapshot`               opening and closing              `select`, `Burst`
+    spool files              `Contents` writes                `Burst` reads; fsync
+    `RangeSet`s, account     `Contents`, the archiver         never
+    record buffers           the lane's job gives back        `RecordPacker` fills
+
+Code between two awaits in the trio thread is the critical section: nobody else runs there. Adding
+an await inside one of these breaks it, so look twice before doing that:
+
+    Archiver._one_segment    the end of an epoch, the snapshot of it and the note that a burst
+                             began must be one moment
+    Contents.write           admission waits; what is read of the inode after it must be read again
+    Archiver._hand_over      a range becomes clean in `Contents` and an extent in the catalog
+                             together
+"""
