@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import os
 import random
 import shutil
 import stat
@@ -339,3 +341,56 @@ async def test_a_chmod_while_archiving_does_not_lose_the_hash(rig: Rig) -> None:
     async with rig.mounted() as user:
         assert user.find("file").sha256 == hashlib.sha256(content(11, 2_000_000)).digest()
         assert stat.S_IMODE(user.find("file").mode) == 0o600
+
+
+async def test_what_a_rename_replaced_is_there_when_the_rename_is_not(rig: Rig) -> None:
+    """Until the catalog is committed a crash takes a rename back, and then the old file counts."""
+    slow = dataclasses.replace(rig.config, commit_s=3600.0)
+    async with rig.mounted(config=slow) as user:
+        await user.write("name", content(12, 100_000))
+        await user.write("gone", b"fsynced")
+        await user.write("cut", content(13, 50_000))
+        await user.write("other", b"new")
+        for path in ("name", "gone", "cut"):
+            await user.fsync(path)
+        user.rename("other", "name")
+        user.unlink("gone")
+        await user.truncate("cut", 0)
+        user.crash()
+    async with rig.mounted() as user:
+        assert await user.read("name") == content(12, 100_000)
+        assert await user.read("gone") == b"fsynced"
+        assert await user.read("cut") == content(13, 50_000)
+
+
+async def test_the_spool_lets_go_of_files_only_after_a_durable_commit(rig: Rig) -> None:
+    async with rig.mounted() as user:
+        ino = await user.write("file", content(14, 10_000))
+        await user.sync()
+        user.evict_everything()
+        path = user.volume.spool.path(ino)
+        assert user.volume.spool.used_bytes == 0
+        assert path.exists(), "nothing has been committed since"
+        user.volume.spool.condemn()
+        user.volume.catalog.commit(durable=True)
+        assert not user.volume.spool.execute(100)
+        assert not path.exists()
+        await user.write("file", b"again", 5)
+        assert (await user.read("file"))[:12] == content(14, 10_000)[:5] + b"again" + content(
+            14, 10_000
+        )[10:12]
+
+
+async def test_fsync_covers_what_another_descriptor_wrote(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+
+    def fdatasync(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+
+    async with rig.mounted() as user:
+        ino = await user.write("file", b"written and closed")
+        monkeypatch.setattr(os, "fdatasync", fdatasync)
+        await user.fsync("file")
+        assert synced == [str(user.volume.spool.path(ino))]

@@ -7,6 +7,7 @@ would.
 
 from __future__ import annotations
 
+import shutil
 import stat
 import time
 import uuid
@@ -202,6 +203,7 @@ class Rig:
                 boot_id="test",
                 read_only_reason="mounted read-only" if read_only else None,
             )
+            crashed = directory.with_name("crashed")
             with closing_volume(volume):
                 async with trio.open_nursery() as nursery:
                     await nursery.start(volume.run)
@@ -209,10 +211,14 @@ class Rig:
                         yield User(volume, target, directory)
                         await volume.finalize()
                     except Crash:
-                        # What a dead process leaves: the catalog as of its last commit, and the
-                        # drive without power.
+                        # What a dead process leaves on disk, before anything is closed in order,
+                        # and a drive without power.
+                        shutil.copytree(directory, crashed)
                         target.power_cut()
                     nursery.cancel_scope.cancel()
+            if crashed.exists():
+                shutil.rmtree(directory)
+                crashed.rename(directory)
 
     async def tape_dump(self) -> list[Any]:
         """What the tape alone says, as rows: a view rebuilt from nothing."""

@@ -349,6 +349,8 @@ class Archiver:
         self._hand_over(batch, sequence, epoch)
         self._catalog.set_confirmed_sequence(sequence)
         self._catalog.commit()
+        # Durable before anything leaves the spool: a catalog from before would look for it there.
+        await trio.to_thread.run_sync(self._catalog.sync_log)
 
     def _hand_over(self, batch: _Confirmed, sequence: int, epoch: int) -> None:
         with self._catalog.transaction():

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from tapefs.archive.ranges import RangeSet
 from tapefs.entries import (
@@ -167,20 +167,16 @@ class Burst:
             return
         path = member_path(self._path(*links[0]), ino)
         xattrs = snapshot.xattrs(ino)
-        fd = os.open(self._spool.path(ino), os.O_RDONLY) if row.resident else -1
-        try:
+        with _SpoolContent(self._spool, row) as content:
             whole = self._is_whole(inode, row)
             if whole:
                 member = self._member(inode, path, xattrs, size=inode.size)
-                yield from builder.add_file(member, MemberNote(ino), fd)
+                yield from builder.add_file(member, MemberNote(ino), content)
                 builder.log(self._entry(inode, xattrs, *_hashes(builder)))
                 builder.log(builder.archived.entry)
                 self.entry_count += 2
             else:
-                yield from self._parts(builder, inode, row, path, xattrs, fd)
-        finally:
-            if fd >= 0:
-                os.close(fd)
+                yield from self._parts(builder, inode, row, path, xattrs, content)
         yield from self._other_links(builder, inode, links, path if whole else None)
         self._linked.add(ino)
 
@@ -202,7 +198,7 @@ class Burst:
         row: Staged,
         path: bytes,
         xattrs: dict[bytes, bytes],
-        fd: int,
+        content: _SpoolContent,
     ) -> Iterator[array[int]]:
         # The inode comes first: applying it cuts at the size, then the extents are laid over.
         builder.log(self._entry(inode, xattrs, None, None))
@@ -210,7 +206,7 @@ class Burst:
             name, rest = part_path(path, inode.ino, start, builder.place.sequence)
             member = self._member(inode, name, xattrs, size=end - start)
             note = MemberNote(inode.ino, start, None, rest)
-            yield from builder.add_file(member, note, fd)
+            yield from builder.add_file(member, note, content)
             builder.log(builder.archived.entry)
             self.entry_count += 1
 
@@ -416,6 +412,32 @@ class Burst:
             xxh128,
             xattrs,
         )
+
+
+class _SpoolContent:
+    """A file's bytes as the spool has them; what is not there is a hole."""
+
+    def __init__(self, spool: Spool, row: Staged) -> None:
+        self._resident = RangeSet(row.resident)
+        self._fd = os.open(spool.path(row.ino), os.O_RDONLY) if row.resident else -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    def fill(self, space: memoryview, offset: int) -> None:
+        """Fill `space` with the bytes from `offset` on; zeros where the spool has none."""
+        end = offset + len(space)
+        if not self._resident.covers(offset, end):
+            space[:] = bytes(len(space))
+        for start, stop in self._resident.within(offset, end):
+            piece = space[start - offset : stop - offset]
+            while piece and (length := os.preadv(self._fd, [piece], start)):
+                piece, start = piece[length:], start + length  # noqa: PLW2901
+            piece[:] = bytes(len(piece))  # a local file that power loss cut short
 
 
 def _hashes(builder: SegmentBuilder) -> tuple[bytes, bytes]:

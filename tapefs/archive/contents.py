@@ -201,6 +201,7 @@ class Contents:
         inode = file.inode
         await self.admission.admit(end - min(offset, inode.size), end - offset)
         start = min(offset, inode.size)  # others may have written while we waited
+        self._spool.keep(ino)
         fd = self._fd(file)
         try:
             done = os.pwrite(fd, data, offset)
@@ -247,8 +248,10 @@ class Contents:
         was_dirty = bool(file.dirty)
         file.dirty.remove(size, END_OF_FILE)
         file.resident.remove(size, END_OF_FILE)
-        if file.fd >= 0 or resident_before:
-            os.ftruncate(self._fd(file), size)
+        # The spool file itself stays as it is: until the catalog is committed, a crash brings the
+        # old size back, and with it the old bytes. Nothing outside the ranges is ever read.
+        if resident_before and not file.resident:
+            self._spool.remove(file.inode.ino)
         self._catalog.cut_extents(file.inode.ino, size)
         self._account.pending_bytes += file.dirty.total_bytes - dirty_before
         self._account.pending_count -= was_dirty and not file.dirty
@@ -301,8 +304,9 @@ class Contents:
             await self.sync_to_tape()
             return
         file = self._files.get(ino)
-        if file is not None and file.fd >= 0:
-            await trio.to_thread.run_sync(os.fdatasync, file.fd)
+        if file is not None and file.resident:
+            # Others may have written it and closed it again: open it here if need be.
+            await trio.to_thread.run_sync(os.fdatasync, self._fd(file))
         await self.commit_durably()
 
     async def commit_durably(self) -> None:

@@ -39,8 +39,10 @@ if TYPE_CHECKING:
     Report = Callable[[dict[str, Any]], None]
 
 
-# How often the live catalog's write-ahead log is folded into its file.
-_FOLD_S: Final = 10.0
+# How often the spool is rid of doomed files and the catalog's log folded into its file.
+_TIDY_S: Final = 5.0
+# Files deleted between two looks at the event loop.
+_DELETE_BATCH: Final = 100
 
 
 @dataclass(eq=False, slots=True)
@@ -71,17 +73,30 @@ class MountedVolume:
             task_status.started()
 
     async def _commit_regularly(self) -> None:
-        """Group commit: metadata outlives the process at least this often, without any fsync."""
-        fold_at = trio.current_time() + _FOLD_S
+        """Group commit: metadata outlives the process at least this often, without any fsync.
+
+        Now and then a durable one, after which the files that left the spool are deleted.
+        """
+        tidy_at = trio.current_time() + _TIDY_S
         while True:
             await trio.sleep(self.config.commit_s)
             self.contents.save_all()
             if self.catalog.needs_commit:
                 self.catalog.commit()
-            if trio.current_time() >= fold_at:
-                # In a thread, before a commit would have to do it and hold up everybody.
-                await trio.to_thread.run_sync(self.catalog.fold_log)
-                fold_at = trio.current_time() + _FOLD_S
+            if trio.current_time() >= tidy_at:
+                await self._tidy()
+                tidy_at = trio.current_time() + _TIDY_S
+
+    async def _tidy(self) -> None:
+        if self.spool.has_doomed:
+            self.spool.condemn()
+            self.contents.save_all()
+            self.catalog.commit()
+            await trio.to_thread.run_sync(self.catalog.sync_log)
+            while self.spool.execute(_DELETE_BATCH):
+                await trio.lowlevel.checkpoint()
+        # In a thread, before a commit would have to do it and hold up everybody.
+        await trio.to_thread.run_sync(self.catalog.fold_log)
 
     async def finalize(self) -> None:
         """After the last user has gone: everything to tape, checkpoint, rewind.
@@ -95,6 +110,7 @@ class MountedVolume:
         self.contents.save_all()
         self.catalog.commit(durable=True)
         await self.archiver.finalize()
+        await self._tidy()
         self.clean = True
         telemetry.event(telemetry.TAPE_FINALIZED, volume=self.label.name)
 

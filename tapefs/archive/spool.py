@@ -28,8 +28,11 @@ class Spool:
     """Files of staged and cached content below one directory.
 
     `used_bytes` counts the bytes that the catalog calls resident; `contents` keeps it.
-    While an archive burst is in progress, removals wait for its end, so that the archiver can
-    still read what it has begun to write to tape.
+
+    A file is never deleted at once: after a crash the catalog may be the one from before, and it
+    must find what it believes in. `remove` dooms a file, `condemn` lists the doomed ones before a
+    durable commit of the catalog, and `execute` deletes them after it. While an archive burst
+    reads, nothing is executed.
     """
 
     def __init__(self, directory: Path, limit_bytes: int) -> None:
@@ -38,6 +41,7 @@ class Spool:
         self.used_bytes = 0
         self._pinned = False
         self._doomed: set[int] = set()
+        self._condemned: set[int] = set()
         self._new_in: set[int] = set()
         try:
             for number in range(_FANOUT):
@@ -51,7 +55,7 @@ class Spool:
 
     def open(self, ino: int) -> int:
         """A file descriptor on the spool file of `ino`, created when missing. Caller closes."""
-        self._doomed.discard(ino)
+        self.keep(ino)
         path = self.path(ino)
         try:
             return os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -74,23 +78,39 @@ class Spool:
         self._new_in.clear()
 
     def remove(self, ino: int) -> None:
-        """Delete the spool file of `ino`, at once or when the burst in progress has ended."""
-        if self._pinned:
-            self._doomed.add(ino)
-        else:
-            self.path(ino).unlink(missing_ok=True)
+        """The spool file of `ino` is not needed any more, once the catalog durably says so."""
+        self._doomed.add(ino)
+
+    def keep(self, ino: int) -> None:
+        """The spool file of `ino` is needed again: something is written to it."""
+        self._doomed.discard(ino)
+        self._condemned.discard(ino)
+
+    @property
+    def has_doomed(self) -> bool:
+        """Whether some file waits for a durable commit to be deleted."""
+        return bool(self._doomed or self._condemned) and not self._pinned
+
+    def condemn(self) -> None:
+        """A durable commit of the catalog begins: it covers all removals so far."""
+        self._condemned |= self._doomed
+        self._doomed.clear()
+
+    def execute(self, count_max: int) -> bool:
+        """Delete up to `count_max` condemned files, after the commit. False when none is left."""
+        while self._condemned and count_max and not self._pinned:
+            self.path(self._condemned.pop()).unlink(missing_ok=True)
+            count_max -= 1
+        return bool(self._condemned) and not self._pinned
 
     def pin(self) -> None:
-        """A burst begins to read: keep all files until `unpin`. One burst at a time."""
+        """A burst begins to read: delete nothing until `unpin`. One burst at a time."""
         assert not self._pinned, "two bursts at once"
         self._pinned = True
 
     def unpin(self) -> None:
-        """The burst has ended: carry out the removals that waited for it."""
+        """The burst has ended."""
         self._pinned = False
-        for ino in self._doomed:
-            self.path(ino).unlink(missing_ok=True)
-        self._doomed.clear()
 
     def pressure(self) -> float:
         """How full the spool is, 0.0 to 1.0 and beyond."""

@@ -85,7 +85,9 @@ class TapeWriter:
         view = self.view
         last, previous = view.last_tape_file(), view.last_checkpoint()
         since = tuple(
-            EarlierFile(file.sequence, file.first_block, file.record_count, file.kind)
+            EarlierFile(
+                file.sequence, file.first_block, file.record_count, file.kind, file.salvaged
+            )
             for file in view.files_since_checkpoint()
         )
         return Place(
@@ -169,7 +171,7 @@ class TapeWriter:
 
         async def job(drive: TapeDrive) -> None:
             scheduler.head_block = None
-            await settle_end(drive, self.view, self.work, self._clock_ns(), lambda _: None)
+            await settle_end(drive, self.view, self.work, lambda _: None)
 
         await scheduler.submit(JobKind.ARCHIVE, job)
         self._end_unproven = False

@@ -51,7 +51,7 @@ class RecordPacker:
         self._record = buffers.take()
         self._view = memoryview(self._record)
 
-    def put(self, data: bytes | memoryview) -> None:
+    def put(self, data: bytes | bytearray | memoryview) -> None:
         """Append `data`."""
         length = len(data)
         if length <= self.record_bytes - self._fill:

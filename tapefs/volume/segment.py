@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import xxhash
 
@@ -49,6 +48,14 @@ class Place:
     # Number of checkpoints on the tape, this tape file included.
     generation: int
     written_ns: int
+
+
+class Source(Protocol):
+    """Where a member's content comes from."""
+
+    def fill(self, space: memoryview, offset: int) -> None:
+        """Fill `space` with the file's bytes from `offset` on; zeros where there are none."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,27 +159,26 @@ class SegmentBuilder(_TapeFileBuilder):
             self._manifest.write(encode_manifest_line(hashlib.sha256().digest(), member.path))
         yield from self._packer.take_full()
 
-    def add_file(self, member: Member, note: MemberNote, fd: int) -> Iterator[array[int]]:
-        """`member.size` bytes of the file open as `fd`, from `note.offset` on (None: from 0).
+    def add_file(self, member: Member, note: MemberNote, source: Source) -> Iterator[array[int]]:
+        """`member.size` bytes of `source`, from `note.offset` on (None: from 0).
 
-        `fd` -1 stands for a hole, and so does everything beyond the end of a local file that was
-        truncated meanwhile. The member's comment is made here. `archived` then holds what to log.
-        Raises OSError when the local file cannot be read.
+        The member's comment is made here. `archived` then holds what to log. Raises OSError when
+        the local file cannot be read.
         """
         if member.size <= _HASH_FIRST_BYTES:
-            self._small_file(member, note, fd)
+            self._small_file(member, note, source)
         else:
-            yield from self._large_file(member, note, fd)
+            yield from self._large_file(member, note, source)
         self._manifest.write(encode_manifest_line(self.archived.entry.sha256, member.path))
         self._packer.put(bytes(pad_length(member.size)))
         yield from self._packer.take_full()
 
     archived: Archived
 
-    def _small_file(self, member: Member, note: MemberNote, fd: int) -> None:
+    def _small_file(self, member: Member, note: MemberNote, source: Source) -> None:
         offset = note.offset or 0
-        data = os.pread(fd, member.size, offset) if fd >= 0 else b""
-        data = data.ljust(member.size, b"\0")
+        data = bytearray(member.size)
+        source.fill(memoryview(data), offset)
         sha256 = hashlib.sha256(data).digest()
         note = dataclasses.replace(note, sha256=sha256)
         self._put_header(dataclasses.replace(member, comment=encode_note(note)))
@@ -180,24 +186,19 @@ class SegmentBuilder(_TapeFileBuilder):
         self.archived = Archived(entry, xxhash.xxh3_128_digest(data))
         self._packer.put(data)
 
-    def _large_file(self, member: Member, note: MemberNote, fd: int) -> Iterator[array[int]]:
+    def _large_file(self, member: Member, note: MemberNote, source: Source) -> Iterator[array[int]]:
         offset = note.offset or 0
         self._put_header(dataclasses.replace(member, comment=encode_note(note)))
         packer, position = self._packer, self._packer.position
         sha256, xxh128 = hashlib.sha256(), xxhash.xxh3_128()
-        left, at = member.size, offset
-        while left:
-            space = packer.space(left)
-            length = os.preadv(fd, [space], at) if fd >= 0 else 0
-            if length == 0:  # a hole, or the local file ends early
-                length = len(space)
-                space[:] = bytes(length)
-            filled = space[:length]
-            sha256.update(filled)
-            xxh128.update(filled)
-            packer.advance(length)
-            at += length
-            left -= length
+        done = 0
+        while done < member.size:
+            space = packer.space(member.size - done)
+            source.fill(space, offset + done)
+            sha256.update(space)
+            xxh128.update(space)
+            done += len(space)
+            packer.advance(len(space))
             yield from packer.take_full()
         entry = ExtentEntry(note.ino, offset, member.size, position, sha256.digest())
         self.archived = Archived(entry, xxh128.digest())

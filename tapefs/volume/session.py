@@ -228,6 +228,6 @@ async def fetch_span(
     )
 
 
-def torn_file(sequence: int, first_block: int, record_count: int, now_ns: int) -> TapeFile:
+def torn_file(sequence: int, first_block: int, record_count: int) -> TapeFile:
     """The catalog's word for a tape file without a tail."""
-    return TapeFile(sequence, TapeFileKind.TORN, first_block, record_count, now_ns)
+    return TapeFile(sequence, TapeFileKind.TORN, first_block, record_count, 0)

@@ -43,6 +43,8 @@ SINCE_CHECKPOINT_MAX: Final = 1024
 TAIL_BYTES_MAX: Final = 48 * 1024
 
 _KINDS: Final = {kind.value: kind for kind in TapeFileKind}
+# What the list calls a torn tape file whose whole members count.
+_SALVAGED: Final = "salvaged"
 
 
 class NoTail(DamagedTape):
@@ -64,12 +66,16 @@ class MemberSpan:
 
 @dataclass(frozen=True, slots=True)
 class EarlierFile:
-    """A tape file between the last checkpoint and the tail's own: SEGMENT or TORN."""
+    """A tape file between the last checkpoint and the tail's own: SEGMENT or TORN.
+
+    `salvaged` says of a torn one that whoever wrote the tail counts its whole members as archived.
+    """
 
     sequence: int
     first_block: int
     record_count: int
     kind: TapeFileKind = TapeFileKind.SEGMENT
+    salvaged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +180,7 @@ def _encode_fields(tail: Tail) -> bytes:
         "record_count": tail.record_count,
         "checkpoint_block": tail.checkpoint_block,
         "since_checkpoint": [
-            [earlier.sequence, earlier.first_block, earlier.record_count, earlier.kind.value]
+            [earlier.sequence, earlier.first_block, earlier.record_count, _word(earlier)]
             for earlier in tail.since_checkpoint
         ],
         "generation": tail.generation,
@@ -187,6 +193,10 @@ def _encode_fields(tail: Tail) -> bytes:
     if len(data) > TAIL_BYTES_MAX:
         raise ValueError(f"a tail of {len(data)} bytes is too large")
     return data
+
+
+def _word(earlier: EarlierFile) -> str:
+    return _SALVAGED if earlier.salvaged else earlier.kind.value
 
 
 def _index_name(kind: TapeFileKind) -> str:
@@ -252,7 +262,8 @@ def _earlier_file(value: object) -> EarlierFile:
     if type(value) is not list or len(value) != 4:
         raise MalformedJson("an entry in its list of tape files is malformed")
     sequence, first_block, record_count = map(whole_number, value[:3])
-    kind = _kind(value[3])
+    salvaged = value[3] == _SALVAGED
+    kind = TapeFileKind.TORN if salvaged else _kind(value[3])
     if kind is TapeFileKind.CHECKPOINT:
         raise MalformedJson("its list of tape files holds a checkpoint")
-    return EarlierFile(sequence, first_block, record_count, kind)
+    return EarlierFile(sequence, first_block, record_count, kind, salvaged)
