@@ -47,6 +47,8 @@ _CONFIRM_BATCH: Final = 400
 _BURST_S: Final = 27.0
 _BURST_BYTES_START: Final = 2 * GIB
 _BURST_BYTES_MIN: Final = 64 * MIB
+# After a look that found nothing ready, although something waits, the next one comes after this.
+_LOOK_AGAIN_S: Final = 1.0
 # After a failure the archiver tries again by itself after this time.
 _RETRY_S: Final = 60.0
 # The spool keeps clean files as a cache up to this share of it.
@@ -188,9 +190,11 @@ class Archiver:
 
     def spool_pressed(self) -> bool:
         """Whether the spool is above its high water mark with content that tape must take."""
-        dirty_share = self._account.pending_bytes / self._spool.limit_bytes
         high = self._config.spool_high_water
-        return self._spool.pressure() > high and dirty_share > high / 4
+        return self._spool.pressure() > high and self._dirty_share() > high / 4
+
+    def _dirty_share(self) -> float:
+        return self._account.pending_bytes / self._spool.limit_bytes
 
     def burst_bytes(self) -> int:
         """How much is worth starting the drive for."""
@@ -206,6 +210,7 @@ class Archiver:
     async def _work_off(self) -> None:
         requests, self._requests = self._requests, []
         error: TapefsError | None = None
+        segments_before = self._segments
         try:
             await self._drain(everything=bool(requests))
             if any(request.finalize for request in requests):
@@ -216,7 +221,12 @@ class Archiver:
         finally:
             self._state = "idle"
             self._waiting_since = None
-            self._retry_at = None if error is None else trio.current_time() + _RETRY_S
+            self._retry_at = None
+            if error is not None:
+                self._retry_at = trio.current_time() + _RETRY_S
+            elif self._segments == segments_before:
+                # What waits is open or unsettled: look again later, not at once.
+                self._retry_at = trio.current_time() + _LOOK_AGAIN_S
             if error is None and self._admission.stuck_reason is not None:
                 self._admission.tape_is_stuck(None)
             for request in requests:
@@ -299,7 +309,8 @@ class Archiver:
             members_max=self._config.segment_members_max,
             settled_before_ns=self._clock_ns() - settle_ns,
             everything=scope is Scope.EVERYTHING,
-            parts_of_open=pressed or self.spool_pressed(),
+            # Half way to the high water mark, so that the drive runs while writers still do.
+            parts_of_open=pressed or self._dirty_share() > self._config.spool_high_water / 2,
             part_bytes_min=1 if pressed else part_bytes_min,
             open_for_writing=self._contents.open_for_writing(),
         )
