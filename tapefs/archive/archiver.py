@@ -20,6 +20,7 @@ from tapefs.archive.burst import Burst, Limits, Selection, select
 from tapefs.config import GIB, MIB
 from tapefs.entries import ExtentEntry, InodeEntry, LinkEntry, TapeFileKind, UnlinkEntry
 from tapefs.errors import (
+    Fault,
     MediumFailed,
     NotFinalized,
     TapefsError,
@@ -218,6 +219,10 @@ class Archiver:
         except TapefsError as exc:
             error = exc
             self._note_failure(exc)
+        except Exception as exc:  # noqa: BLE001 - names, spool and reads must outlive a bug here
+            telemetry.LOGGER.exception(telemetry.SEGMENT_FAILED)
+            error = TapefsError(f"a bug stopped the archiver ({exc!r}); the log says more")
+            self._note_failure(error)
         finally:
             self._state = "idle"
             self._waiting_since = None
@@ -239,7 +244,8 @@ class Archiver:
         )
         self._writer.must_prove_end()
         reason = f"the tape cannot be written: {error}"
-        if isinstance(error, MediumFailed | VolumeFull | WriteProtected | WrongTape):
+        hopeless = isinstance(error, MediumFailed | VolumeFull | WriteProtected | WrongTape)
+        if hopeless or error.fault is Fault.BUG:
             telemetry.event(telemetry.VOLUME_READ_ONLY, logging.ERROR, reason=error)
             self._admission.read_only_reason = reason
         self._admission.tape_is_stuck(reason)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import outcome
 import trio
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from tapefs.drive import TapeDrive
 
 T = TypeVar("T")
+
+_CLOSED: Final = "the drive is not served any more; mount the tape again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ class Scheduler:
         self._recalls_in_row = 0
         self._done: dict[JobKind, int] = dict.fromkeys(JobKind, 0)
         self.head_block: int | None = None
+        self._closed = False
 
     def statistics(self) -> LaneStatistics:
         """What the lane has done and what it is doing."""
@@ -89,8 +92,11 @@ class Scheduler:
         """Queue `work`, wait until it ran, return or raise what it did.
 
         Cancellation while the job is still queued removes it; once it runs, it runs to its end
-        and only this wait is given up. May be called by any task.
+        and only this wait is given up. May be called by any task. Raises DriveGone when the lane
+        has been closed.
         """
+        if self._closed:
+            raise DriveGone(_CLOSED)
         job = _Job(Waiting(kind, block), work, trio.Event())
         self._queue.append(job)
         self._arrived.set()
@@ -113,8 +119,9 @@ class Scheduler:
                 await trio.lowlevel.checkpoint_if_cancelled()
                 await self._run_one(self._take_next())
         finally:
+            self._closed = True
             for job in self._queue:
-                job.result = outcome.Error(DriveGone("the drive's lane has been closed"))
+                job.result = outcome.Error(DriveGone(_CLOSED))
                 job.done.set()
             self._queue.clear()
 

@@ -1,0 +1,144 @@
+"""The lane over the whole wire: real scheduler, real transport, emulated USB drive."""
+
+from __future__ import annotations
+
+import random
+from array import array
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+
+from tapefs.archive.policy import JobKind
+from tapefs.archive.scheduler import Scheduler
+from tapefs.drive import TapeAddress, TapeDrive
+from tapefs.emulator.medium import VirtualCartridge
+from tapefs.emulator.target import Target
+from tapefs.emulator.usb import EmulatedUsbBackend
+from tapefs.errors import DriveGone, MediumFailed
+from tapefs.usb.device import open_endpoints
+from tapefs.usb.transport import BotTransport
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+BLOCK_BYTES = 4096
+BLOCKS = 40
+
+
+def block(number: int) -> array[int]:
+    return array("B", random.Random(number).randbytes(BLOCK_BYTES))
+
+
+@asynccontextmanager
+async def lane(tmp_path: Path) -> AsyncIterator[tuple[Scheduler, EmulatedUsbBackend]]:
+    with VirtualCartridge.create(tmp_path / "x.tap", "lto5", 1 << 24) as cartridge:
+        backend = EmulatedUsbBackend(Target(cartridge))
+        drive = await TapeDrive.open(BotTransport(open_endpoints("usb", backend)))
+        scheduler = Scheduler(drive, recalls_before_archive=4)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(scheduler.run)
+            yield scheduler, backend
+            nursery.cancel_scope.cancel()
+        await drive.aclose()
+
+
+async def fill(drive: TapeDrive) -> None:
+    await drive.rewind()
+    for number in range(BLOCKS):
+        await drive.write_block(block(number))
+    await drive.write_filemarks(1)
+
+
+async def test_64_tasks_hammering_never_overlap(tmp_path: Path) -> None:
+    dice = random.Random(1)
+
+    async def read_one(drive: TapeDrive, number: int) -> bytes:
+        buffer = array("B", bytes(BLOCK_BYTES))
+        await drive.locate(TapeAddress(number, 0, number))
+        await drive.read_block(buffer)
+        return buffer.tobytes()
+
+    async def reader(scheduler: Scheduler, numbers: list[int]) -> None:
+        for number in numbers:
+            data = await scheduler.submit(
+                JobKind.RECALL, lambda drive, n=number: read_one(drive, n), block=number
+            )
+            assert data == block(number).tobytes()
+
+    async def poller(scheduler: Scheduler, kind: JobKind) -> None:
+        for _ in range(5):
+            assert await scheduler.submit(kind, lambda drive: drive.test_ready())
+            await scheduler.submit(kind, lambda drive: drive.tape_alerts())
+
+    async with lane(tmp_path) as (scheduler, backend):
+        await scheduler.submit(JobKind.ARCHIVE, fill)
+        async with trio.open_nursery() as nursery:
+            for _ in range(56):
+                numbers = [dice.randrange(BLOCKS) for _ in range(4)]
+                nursery.start_soon(reader, scheduler, numbers)
+            for kind in (*JobKind, *JobKind):
+                nursery.start_soon(poller, scheduler, kind)
+        assert backend.device.violations == []
+        assert sum(scheduler.statistics().jobs_done.values()) == 1 + 56 * 4 + 8 * 10
+
+
+async def test_the_waiter_gets_what_the_job_raised_and_the_lane_lives_on(tmp_path: Path) -> None:
+    async def fail(drive: TapeDrive) -> None:
+        raise MediumFailed("a hole in the tape")
+
+    async with lane(tmp_path) as (scheduler, _):
+        with pytest.raises(MediumFailed, match="hole"):
+            await scheduler.submit(JobKind.RECALL, fail)
+        assert await scheduler.submit(JobKind.CONTROL, lambda drive: drive.test_ready())
+
+
+async def test_a_started_job_outlives_its_waiter(tmp_path: Path) -> None:
+    finished: list[bool] = []
+    started = trio.Event()
+
+    async def slow(drive: TapeDrive) -> None:
+        started.set()
+        await fill(drive)
+        finished.append(await drive.test_ready())
+
+    async with lane(tmp_path) as (scheduler, backend):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(scheduler.submit, JobKind.ARCHIVE, slow)
+            await started.wait()
+            nursery.cancel_scope.cancel()
+        assert await scheduler.submit(JobKind.CONTROL, lambda drive: drive.test_ready())
+        assert finished == [True]
+        assert backend.device.violations == []
+
+
+async def test_a_waiting_job_leaves_with_its_waiter(tmp_path: Path) -> None:
+    ran: list[str] = []
+    release = trio.Event()
+
+    async def hold(drive: TapeDrive) -> None:
+        await release.wait()
+
+    async def never(drive: TapeDrive) -> None:
+        ran.append("never")
+
+    async with lane(tmp_path) as (scheduler, _), trio.open_nursery() as nursery:
+        nursery.start_soon(scheduler.submit, JobKind.ARCHIVE, hold)
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.move_on_after(0):
+            await scheduler.submit(JobKind.CONTROL, never)
+        release.set()
+        await scheduler.submit(JobKind.MAINTENANCE, lambda drive: drive.test_ready())
+        assert ran == []
+
+
+async def test_a_closed_lane_answers_everybody(tmp_path: Path) -> None:
+    async with lane(tmp_path) as (scheduler, _):
+        pass
+    assert scheduler.statistics().running is None
+    with trio.move_on_after(1) as scope, pytest.raises(DriveGone):
+        await scheduler.submit(JobKind.CONTROL, lambda drive: drive.test_ready())
+    assert not scope.cancelled_caught
