@@ -115,7 +115,8 @@ class TapeFile:
 
     `sequence` is its number on tape (the label is 0). Block addresses count records and filemarks
     from the beginning of the partition, as READ POSITION does. `crcs` holds the CRC-32C of each
-    record, four bytes big-endian each; empty when not known (torn).
+    record, four bytes big-endian each; of a torn tape file there are none, unless its whole members
+    were salvaged. `written_ns` of a torn one is 0: nobody could say.
     """
 
     sequence: int
@@ -124,6 +125,11 @@ class TapeFile:
     record_count: int
     written_ns: int
     crcs: bytes = b""
+
+    @property
+    def salvaged(self) -> bool:
+        """Whether this is a torn tape file whose whole members count."""
+        return self.kind is TapeFileKind.TORN and bool(self.crcs)
 
     @property
     def next_block(self) -> int:

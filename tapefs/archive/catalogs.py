@@ -45,11 +45,31 @@ def make_directory(path: Path) -> Path:
     return path
 
 
+def may_salvage(directory: Path) -> bool:
+    """Whether whole members of torn segments at the end of the tape are to be taken as files.
+
+    Not where there is a live catalog: what this host wrote last is in its spool and goes to tape
+    again, changed as it may have been since. It is made after the torn tape files were judged, so
+    a mount that died before is simply done again. But what was salvaged once stays so.
+    """
+    if not (directory / LIVE_NAME).exists():
+        return True
+    path = directory / VIEW_NAME
+    if not path.exists():
+        return False
+    try:
+        view = TapeView.open(path)
+    except StateUnusable:
+        return False
+    last = view.last_tape_file()
+    view.close()
+    return last is not None and last.salvaged
+
+
 async def open_catalogs(
     drive: TapeDrive,
     label: Label,
     directory: Path,
-    now_ns: int,
     report: Report,
     *,
     writable: bool,
@@ -62,7 +82,7 @@ async def open_catalogs(
     work = make_directory(directory / "work")
     for left_over in work.iterdir():
         left_over.unlink()
-    view = await _open_view(drive, label, directory, work, now_ns, report, writable=writable)
+    view = await _open_view(drive, label, directory, work, report, writable=writable)
     try:
         catalog = await _open_live(view, directory / LIVE_NAME)
     except BaseException:
@@ -76,19 +96,19 @@ async def _open_view(
     label: Label,
     directory: Path,
     work: Path,
-    now_ns: int,
     report: Report,
     *,
     writable: bool,
 ) -> TapeView:
     path = directory / VIEW_NAME
+    salvages = may_salvage(directory)
     if not path.exists():
-        return await rebuild(drive, label, path, work, now_ns, report, writable=writable)
+        return await rebuild(drive, label, path, work, report, writable=writable, salvages=salvages)
     view = TapeView.open(path)
     try:
         if view.settings.volume_uuid != label.volume_uuid:
             raise StateUnusable(f"{path} belongs to another volume; move it away")  # noqa: TRY301
-        await settle_end(drive, view, work, now_ns, report, writable=writable)
+        await settle_end(drive, view, work, report, writable=writable, salvages=salvages)
     except BaseException:
         view.close()
         raise

@@ -132,9 +132,7 @@ async def open_volume(
     DriveBusy and the drive's errors. Pair with `closing_volume`.
     """
     writable = read_only_reason is None
-    view, catalog = await open_catalogs(
-        drive, label, directory, clock_ns(), report, writable=writable
-    )
+    view, catalog = await open_catalogs(drive, label, directory, report, writable=writable)
     try:
         account = await _account(drive, label, view, config)
         reading = TapeView.open(view.path)

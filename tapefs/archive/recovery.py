@@ -2,8 +2,8 @@
 
 With a catalog: the end of data must be where the view says, and the last tail must be the one the
 view knows. Tape files beyond that are rolled forward over their tails; a torn one is closed with a
-filemark and skipped from then on. Without a catalog: the last checkpoint is loaded, then the same
-roll-forward does the rest. The code that applies a journal is the one that ran when it was written.
+filemark. Without a catalog: the last checkpoint is loaded, then the same roll-forward does the
+rest. The code that applies a journal is the one that ran when it was written.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import trio
 import zstandard
 
 from tapefs import telemetry
+from tapefs.archive.roll_forward import RollForward
 from tapefs.catalog import TapeView, VolumeSettings, remove_database
 from tapefs.drive import TapeAddress
-from tapefs.entries import TapeFile, TapeFileKind
+from tapefs.entries import TapeFileKind
 from tapefs.errors import DamagedTape, MediumFailed, WrongTape
 from tapefs.scsi.sense import EndOfData, FilemarkDetected, IncorrectLength
-from tapefs.volume.journal_file import read_crcs, read_entries
 from tapefs.volume.session import (
     FIRST_TAPE_FILE_BLOCK,
     close_torn,
@@ -29,7 +29,6 @@ from tapefs.volume.session import (
     find_end,
     go_to_end,
     read_tail,
-    torn_file,
 )
 from tapefs.volume.tail import NoTail, Tail, find_tail
 
@@ -54,36 +53,50 @@ async def settle_end(
     drive: TapeDrive,
     view: TapeView,
     work: Path,
-    now_ns: int,
     report: Report,
     *,
     writable: bool = True,
+    salvages: bool = False,
 ) -> int:
     """Roll `view` forward to the end of the tape; returns how many tape files it did not know.
 
-    Leaves the head at the proven end of data when `writable`. Raises WrongTape when the tape ends
-    before the view does or its last tape file is another one; DamagedTape when a journal that is
-    needed cannot be read.
+    Leaves the head at the proven end of data when `writable`. Torn tape files that no later tail
+    judges are salvaged when `salvages`, else skipped. Raises WrongTape when the tape ends before
+    the view does, its last tape file is another one, or it was written by someone who judged a
+    torn tape file otherwise; DamagedTape when a journal that is needed cannot be read.
     """
     end = await find_end(drive)
     expected = view.expected_end_block()
+    if _ends_torn_as_known(view, end):
+        if writable:
+            await close_torn(drive, end)
+            await go_to_end(drive, expected)
+        return 0
     if end.block < expected:
         raise WrongTape(
             f"the tape ends at block {end.block}, but this host's catalog knows it up to block "
             f"{expected}; it is an older copy or was formatted or overwritten elsewhere"
         )
-    count = 0
     if end.last_file_end + 1 == expected:
         await _prove_last_tail(drive, view)
-    else:
-        count = await _roll_forward(drive, view, end, work, now_ns, report)
-    if end.torn_records and writable:
-        await close_torn(drive, end)
-        _learn_torn(view, end.last_file_end + 1, end.torn_records, now_ns)
-        count += 1
+    roll = RollForward(drive, view, work, report)
+    await roll.run(end.last_file_end)
+    if end.torn_records:
+        if writable:
+            await close_torn(drive, end)
+        roll.note_torn(end.torn_records, closed=writable)
+    await roll.settle_torn(salvages=salvages)
     if writable:
         await go_to_end(drive, view.expected_end_block())
-    return count
+    return roll.learned_count
+
+
+def _ends_torn_as_known(view: TapeView, end: EndOfTape) -> bool:
+    """Whether the tape ends with a torn tape file that was salvaged without being closed."""
+    last = view.last_tape_file()
+    if last is None or not last.salvaged:
+        return False
+    return (last.first_block, last.record_count) == (end.last_file_end + 1, end.torn_records)
 
 
 async def rebuild(
@@ -91,14 +104,14 @@ async def rebuild(
     label: Label,
     target: Path,
     work: Path,
-    now_ns: int,
     report: Report,
     *,
     writable: bool = True,
+    salvages: bool = False,
 ) -> TapeView:
     """Make the tape view in `target` from the tape alone. Raises DamagedTape, WrongTape, ...
 
-    The last checkpoint that can be read, or nothing, is the start; the roll-forward does the rest.
+    The last checkpoint that can be read, or nothing, is the start; `settle_end` does the rest.
     """
     remove_database(target)
     view = await _from_checkpoint(drive, label, target, work, report)
@@ -108,7 +121,7 @@ async def rebuild(
         )
         view = TapeView.create(target, settings)
     try:
-        await settle_end(drive, view, work, now_ns, report, writable=writable)
+        await settle_end(drive, view, work, report, writable=writable, salvages=salvages)
     except BaseException:
         view.close()
         raise
@@ -138,94 +151,6 @@ async def _tail_before_head(drive: TapeDrive, record_bytes: int) -> Tail:
     except (FilemarkDetected, EndOfData, IncorrectLength, MediumFailed) as exc:
         raise NoTail("the end of the last tape file cannot be read") from exc
     return find_tail(memoryview(buffer)[:length])
-
-
-async def _roll_forward(
-    drive: TapeDrive, view: TapeView, end: EndOfTape, work: Path, now_ns: int, report: Report
-) -> int:
-    """Learn every closed tape file behind the view's last one."""
-    count = 0
-    first = view.expected_end_block()
-    while first <= end.last_file_end:
-        last = view.last_tape_file()
-        sequence = last.sequence + 1 if last else 1
-        await drive.locate(TapeAddress(first, sequence, 0))
-        await drive.space_filemarks(1)
-        after = (await drive.position()).block
-        if after is None:
-            raise DamagedTape("the drive cannot tell its position; the tape cannot be followed")
-        report(
-            {
-                "event": "progress",
-                "phase": "roll forward",
-                "message": f"reading what tape file {sequence} holds",
-                "done_bytes": first - FIRST_TAPE_FILE_BLOCK,
-                "total_bytes": end.last_file_end,
-            }
-        )
-        await _learn_file(
-            drive, view, TapeAddress(first, sequence, 0), after - 1 - first, work, now_ns
-        )
-        first = after
-        count += 1
-    return count
-
-
-async def _learn_file(
-    drive: TapeDrive,
-    view: TapeView,
-    start: TapeAddress,
-    record_count: int,
-    work: Path,
-    now_ns: int,
-) -> None:
-    settings = view.settings
-    sequence = start.file
-    last_record = TapeAddress(start.block + record_count - 1, sequence, record_count - 1)
-    try:
-        tail = await read_tail(drive, last_record, settings.record_bytes) if record_count else None
-    except NoTail:
-        tail = None
-    if tail is None:
-        _learn_torn(view, start.block, record_count, now_ns)
-        return
-    claimed = (tail.volume_uuid, tail.sequence, tail.first_block, tail.record_count)
-    if claimed != (settings.volume_uuid, sequence, start.block, record_count):
-        raise WrongTape(f"tape file {sequence} belongs to another volume or to another place")
-    index = work / f"fetched-{sequence}"
-    try:
-        tape_file = await fetch_span(
-            drive, tail, tail.index, settings.record_bytes, index, lambda *_: None
-        )
-        await trio.to_thread.run_sync(_apply, view, tape_file, index)
-    finally:
-        index.unlink(missing_ok=True)
-    telemetry.event(telemetry.ROLL_FORWARD, sequence=sequence, kind=tail.kind.value)
-
-
-def _apply(view: TapeView, tape_file: TapeFile, index: Path) -> None:
-    if tape_file.kind is TapeFileKind.CHECKPOINT:
-        view.apply(tape_file, ())
-        return
-    uuid = view.settings.volume_uuid
-    first_crcs = read_crcs(index)
-    crcs = first_crcs + tape_file.crcs[len(first_crcs) :]
-    tape_file = TapeFile(
-        tape_file.sequence,
-        tape_file.kind,
-        tape_file.first_block,
-        tape_file.record_count,
-        tape_file.written_ns,
-        crcs,
-    )
-    view.apply(tape_file, read_entries(index, uuid, tape_file.sequence))
-
-
-def _learn_torn(view: TapeView, first_block: int, record_count: int, now_ns: int) -> None:
-    last = view.last_tape_file()
-    sequence = last.sequence + 1 if last else 1
-    view.apply(torn_file(sequence, first_block, record_count, now_ns), ())
-    telemetry.event(telemetry.TORN_FILE, logging.INFO, sequence=sequence, records=record_count)
 
 
 # -- without a catalog

@@ -6,7 +6,7 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any, Final
 
-from tapefs.archive.catalogs import VIEW_NAME, make_directory
+from tapefs.archive.catalogs import VIEW_NAME, make_directory, may_salvage
 from tapefs.archive.recovery import rebuild as rebuild_view
 from tapefs.catalog import remove_database
 from tapefs.config import RECORD_BYTES_DEFAULT, RECORD_BYTES_MIN
@@ -155,7 +155,13 @@ async def rebuild(drive_name: str, state_dir: Path, report: Report) -> dict[str,
         target = directory / VIEW_NAME
         fresh = directory / "rebuilt.sqlite"
         view = await rebuild_view(
-            opened.drive, label, fresh, work, time.time_ns(), report, writable=False
+            opened.drive,
+            label,
+            fresh,
+            work,
+            report,
+            writable=False,
+            salvages=may_salvage(directory),
         )
         counts = view.counts()
         view.close()

@@ -1,0 +1,170 @@
+"""Rolling a tape view forward over the tape files that it does not know yet.
+
+A closed tape file is learned from its tail and journal. A torn one has neither; what became of it
+is known from the next tail: whoever wrote that lists it as salvaged or as skipped, and has built
+on it. So torn tape files wait until there is a tail, or none.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from tapefs import telemetry
+from tapefs.archive.salvage import salvage
+from tapefs.drive import TapeAddress
+from tapefs.entries import TapeFile, TapeFileKind
+from tapefs.errors import DamagedTape, WrongTape
+from tapefs.volume.journal_file import read_crcs, read_entries
+from tapefs.volume.session import FIRST_TAPE_FILE_BLOCK, fetch_span, read_tail, torn_file
+from tapefs.volume.tail import NoTail, Tail
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tapefs.catalog import TapeView
+    from tapefs.drive import TapeDrive
+
+    Report = Callable[[dict[str, Any]], None]
+
+
+class RollForward:
+    """One roll-forward of `view`: `run`, perhaps `note_torn`, then `settle_torn`.
+
+    `learned_count` is the number of tape files that the view did not know before.
+    """
+
+    def __init__(self, drive: TapeDrive, view: TapeView, work: Path, report: Report) -> None:
+        self._drive = drive
+        self._view = view
+        self._work = work
+        self._report = report
+        # Torn tape files behind the view's last one, in order, not judged yet.
+        self._torn: list[TapeFile] = []
+        self._unclosed: TapeFile | None = None
+        self.learned_count = 0
+
+    async def run(self, last_file_end: int) -> None:
+        """Learn every tape file up to the filemark at block `last_file_end`.
+
+        Raises WrongTape when one does not belong here or contradicts what the view knows,
+        DamagedTape when a journal cannot be read.
+        """
+        while (start := self._next_start()).block <= last_file_end:
+            await self._drive.locate(start)
+            await self._drive.space_filemarks(1)
+            after = (await self._drive.position()).block
+            if after is None:
+                raise DamagedTape("the drive cannot tell its position; the tape cannot be followed")
+            self._report(
+                {
+                    "event": "progress",
+                    "phase": "roll forward",
+                    "message": f"reading what tape file {start.file} holds",
+                    "done_bytes": start.block - FIRST_TAPE_FILE_BLOCK,
+                    "total_bytes": last_file_end,
+                }
+            )
+            await self._learn_file(start, after - 1 - start.block)
+
+    def note_torn(self, record_count: int, *, closed: bool) -> None:
+        """Behind the last filemark stand `record_count` records; `closed` if there is one now."""
+        start = self._next_start()
+        torn = torn_file(start.file, start.block, record_count)
+        self._torn.append(torn)
+        if not closed:
+            self._unclosed = torn
+
+    async def settle_torn(self, *, salvages: bool) -> None:
+        """No tail follows: salvage or skip the torn tape files at the end.
+
+        One that is not closed, and from which nothing is taken, stays unknown.
+        """
+        await self._settle(lambda _: salvages)
+
+    def _next_start(self) -> TapeAddress:
+        last = self._torn[-1] if self._torn else self._view.last_tape_file()
+        if last is None:
+            return TapeAddress(FIRST_TAPE_FILE_BLOCK, 1, 0)
+        return TapeAddress(last.next_block, last.sequence + 1, 0)
+
+    async def _learn_file(self, start: TapeAddress, record_count: int) -> None:
+        settings = self._view.settings
+        sequence = start.file
+        tail = await self._tail(start, record_count)
+        if tail is None:
+            self._torn.append(torn_file(sequence, start.block, record_count))
+            return
+        claimed = (tail.volume_uuid, tail.sequence, tail.first_block, tail.record_count)
+        if claimed != (settings.volume_uuid, sequence, start.block, record_count):
+            raise WrongTape(f"tape file {sequence} belongs to another volume or to another place")
+        await self._follow_judgement(tail)
+        index = self._work / f"fetched-{sequence}"
+        try:
+            tape_file = await fetch_span(
+                self._drive, tail, tail.index, settings.record_bytes, index, lambda *_: None
+            )
+            await trio.to_thread.run_sync(_apply, self._view, tape_file, index)
+        finally:
+            index.unlink(missing_ok=True)
+        self.learned_count += 1
+        telemetry.event(telemetry.ROLL_FORWARD, sequence=sequence, kind=tail.kind.value)
+
+    async def _tail(self, start: TapeAddress, record_count: int) -> Tail | None:
+        if not record_count:
+            return None
+        last = record_count - 1
+        address = TapeAddress(start.block + last, start.file, last)
+        try:
+            return await read_tail(self._drive, address, self._view.settings.record_bytes)
+        except NoTail:
+            return None
+
+    async def _follow_judgement(self, tail: Tail) -> None:
+        """Do with the torn tape files before `tail` what its writer had done with them."""
+        torn = [file for file in tail.since_checkpoint if file.kind is TapeFileKind.TORN]
+        for file in torn:
+            known = self._view.tape_file(file.sequence)
+            if known is not None and known.salvaged != file.salvaged:
+                raise WrongTape(
+                    f"tape file {tail.sequence} was written by another host, which did not see "
+                    f"the torn tape file {file.sequence} as this host's catalog does; mount the "
+                    "tape with another --state-dir"
+                )
+        salvaged = {file.sequence for file in torn if file.salvaged}
+        await self._settle(salvaged.__contains__)
+
+    async def _settle(self, salvages: Callable[[int], bool]) -> None:
+        for torn in self._torn:
+            taken = salvages(torn.sequence) and await salvage(
+                self._drive, self._view, torn, self._work, self._report
+            )
+            if not taken:
+                if torn is self._unclosed:
+                    continue
+                self._view.apply(torn, ())
+                telemetry.event(
+                    telemetry.TORN_FILE, sequence=torn.sequence, records=torn.record_count
+                )
+            self.learned_count += 1
+        self._torn.clear()
+
+
+def _apply(view: TapeView, tape_file: TapeFile, index: Path) -> None:
+    if tape_file.kind is TapeFileKind.CHECKPOINT:
+        view.apply(tape_file, ())
+        return
+    uuid = view.settings.volume_uuid
+    first_crcs = read_crcs(index)
+    crcs = first_crcs + tape_file.crcs[len(first_crcs) :]
+    tape_file = TapeFile(
+        tape_file.sequence,
+        tape_file.kind,
+        tape_file.first_block,
+        tape_file.record_count,
+        tape_file.written_ns,
+        crcs,
+    )
+    view.apply(tape_file, read_entries(index, uuid, tape_file.sequence))
