@@ -223,6 +223,9 @@ class RecallService:
             )
         except TapefsError as error:  # the lane itself is closed
             self._fail(key, error)
+        except Exception as exc:  # noqa: BLE001 - other files must stay readable in spite of a bug
+            telemetry.LOGGER.exception(telemetry.RECALL_FAILED)
+            self._fail(key, TapefsError(f"a bug stopped a recall ({exc!r}); the log says more"))
         finally:
             self._asked.discard(key)
             self._wake(key)  # should it still be waited for, it can be asked for again now

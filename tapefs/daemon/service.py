@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     Report = Callable[[dict[str, Any]], None]
 
 _PROGRESS_S: Final = 0.25
+# What the archiver's states are for a person who waits.
+_STATES: Final = {
+    "idle": "getting ready",
+    "writing": "writing to tape",
+    "indexing": "noting what is on tape",
+    "checkpoint": "writing the checkpoint",
+    "rewinding": "rewinding",
+    "positioning": "finding the end of the tape",
+}
 
 
 class MountService:
@@ -138,7 +147,7 @@ class MountService:
                 {
                     "event": "progress",
                     "phase": archiver.state,
-                    "message": f"{archiver.state}",
+                    "message": _STATES.get(archiver.state, archiver.state),
                     "done_bytes": min(done, total),
                     "total_bytes": total,
                 }
