@@ -164,6 +164,17 @@ class BotDevice:
             )
             raise Silence
 
+    @property
+    def answers_in(self) -> bool:
+        """Whether a read would end now, with data, status or an error, rather than wait (NAK)."""
+        waits = self._phase in (_Phase.COMMAND, _Phase.DATA_OUT)
+        return not self.plugged_in or Pipe.IN in self._halted or not waits
+
+    def is_halted(self, pipe: Pipe) -> bool:
+        """GET STATUS of an endpoint."""
+        self._need(None)
+        return pipe in self._halted
+
     def clear_halt(self, pipe: Pipe) -> None:
         """CLEAR FEATURE (ENDPOINT_HALT). Does not help before a class reset where one is due."""
         self._need(None)

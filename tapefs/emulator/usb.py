@@ -12,52 +12,26 @@ buffer. Methods may be called from any thread, as libusb's may.
 from __future__ import annotations
 
 import errno
-import struct
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import usb.backend
 import usb.core
 
+from tapefs.emulator import descriptors
 from tapefs.emulator.bot_device import BotDevice
 from tapefs.emulator.bot_device import DeviceServer as DeviceServer
+from tapefs.emulator.control_pipe import ControlPipe, Setup
+from tapefs.emulator.descriptors import IN_ADDRESS, OUT_ADDRESS
+from tapefs.emulator.descriptors import UsbIdentity as UsbIdentity
 from tapefs.emulator.wire_faults import Babble, Silence, Stall, Unplugged
-from tapefs.usb.bot import INTERFACE_CLASS, INTERFACE_PROTOCOL, Pipe
+from tapefs.usb.bot import Pipe
 
 if TYPE_CHECKING:
+    import struct
     from array import array
     from collections.abc import Iterator
-
-IN_ADDRESS: Final = 0x81
-OUT_ADDRESS: Final = 0x02
-
-# pid.codes' number for experiments: no vendor owns it, and nothing in tapefs matches on it.
-_VENDOR_ID: Final = 0x1209
-_PRODUCT_ID: Final = 0x0001
-_BULK: Final = 2
-_CLASS_RESET: Final = (0x21, 0xFF)
-_GET_MAX_LUN: Final = (0xA1, 0xFE)
-_GET_DESCRIPTOR: Final = (0x80, 0x06)
-_STRING_TYPE: Final = 3
-_ENGLISH: Final = 0x0409
-
-
-@dataclass(frozen=True, slots=True)
-class UsbIdentity:
-    """What the bus tells about the device. `speed` is libusb's number: 2 full, 3 high, 4 super."""
-
-    manufacturer: str = "tapefs"
-    product: str = "Emulated tape drive"
-    serial: str = "TAPEFS000001"
-    bus: int = 1
-    ports: tuple[int, ...] = (1,)
-    speed: int = 3
-
-    @property
-    def max_packet_bytes(self) -> int:
-        """Of a bulk endpoint at this speed (USB 2.0 §5.8.3, USB 3.2 §8.12.1)."""
-        return {2: 64, 3: 512}.get(self.speed, 1024)
 
 
 @dataclass(eq=False, slots=True)
@@ -71,8 +45,9 @@ class _Handle:
 class _Descriptor:
     """Attributes by name, which is all that pyusb wants of a descriptor."""
 
-    def __init__(self, **fields: object) -> None:
-        self.__dict__.update(fields)
+    def __init__(self, layout: struct.Struct, names: str, data: bytes, **more: object) -> None:
+        """`names` are the standard's, as many as `layout` has fields; `more` is libusb's."""
+        self.__dict__.update(zip(names.split(), layout.unpack_from(data), strict=True), **more)
 
 
 class EmulatedUsbBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb has no types
@@ -91,6 +66,7 @@ class EmulatedUsbBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb h
         self.device = BotDevice(
             server, subclass=subclass, max_packet_bytes=self.identity.max_packet_bytes
         )
+        self._control = ControlPipe(self.device, self.identity)
         self.kernel_driver_active = kernel_driver
         self._has_kernel_driver = kernel_driver
         self._plugged_count = 1
@@ -118,20 +94,11 @@ class EmulatedUsbBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb h
 
     def get_device_descriptor(self, _dev: str) -> _Descriptor:
         return _Descriptor(
-            bLength=18,
-            bDescriptorType=1,
-            bcdUSB=0x0200 if self.identity.speed < 4 else 0x0300,
-            bDeviceClass=0,
-            bDeviceSubClass=0,
-            bDeviceProtocol=0,
-            bMaxPacketSize0=64,
-            idVendor=_VENDOR_ID,
-            idProduct=_PRODUCT_ID,
-            bcdDevice=0x0100,
-            iManufacturer=1,
-            iProduct=2,
-            iSerialNumber=3 if self.identity.serial else 0,
-            bNumConfigurations=1,
+            descriptors.DEVICE,
+            "bLength bDescriptorType bcdUSB bDeviceClass bDeviceSubClass bDeviceProtocol "
+            "bMaxPacketSize0 idVendor idProduct bcdDevice iManufacturer iProduct iSerialNumber "
+            "bNumConfigurations",
+            descriptors.device_descriptor(self.identity),
             address=self._plugged_count,
             bus=self.identity.bus,
             port_number=self.identity.ports[-1],
@@ -142,45 +109,36 @@ class EmulatedUsbBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb h
     def get_configuration_descriptor(self, _dev: str, config: int) -> _Descriptor:
         _only_first(config)
         return _Descriptor(
-            bLength=9,
-            bDescriptorType=2,
-            wTotalLength=32,
-            bNumInterfaces=1,
-            bConfigurationValue=1,
-            iConfiguration=0,
-            bmAttributes=0x80,
-            bMaxPower=50,
+            descriptors.CONFIGURATION,
+            "bLength bDescriptorType wTotalLength bNumInterfaces bConfigurationValue "
+            "iConfiguration bmAttributes bMaxPower",
+            descriptors.configuration_descriptor(
+                self.device.subclass, self.device.max_packet_bytes
+            ),
             extra_descriptors=[],
         )
 
     def get_interface_descriptor(self, _dev: str, intf: int, alt: int, _config: int) -> _Descriptor:
         _only_first(intf, alt)
         return _Descriptor(
-            bLength=9,
-            bDescriptorType=4,
-            bInterfaceNumber=0,
-            bAlternateSetting=0,
-            bNumEndpoints=2,
-            bInterfaceClass=INTERFACE_CLASS,
-            bInterfaceSubClass=self.device.subclass,
-            bInterfaceProtocol=INTERFACE_PROTOCOL,
-            iInterface=0,
+            descriptors.INTERFACE,
+            "bLength bDescriptorType bInterfaceNumber bAlternateSetting bNumEndpoints "
+            "bInterfaceClass bInterfaceSubClass bInterfaceProtocol iInterface",
+            descriptors.interface_descriptor(self.device.subclass),
             extra_descriptors=[],
         )
 
     def get_endpoint_descriptor(
         self, _dev: str, ep: int, _intf: int, _alt: int, _config: int
     ) -> _Descriptor:
+        address = (IN_ADDRESS, OUT_ADDRESS)[ep]
         return _Descriptor(
-            bLength=7,
-            bDescriptorType=5,
-            bEndpointAddress=(IN_ADDRESS, OUT_ADDRESS)[ep],
-            bmAttributes=_BULK,
-            wMaxPacketSize=self.device.max_packet_bytes,
-            bInterval=0,
+            descriptors.ENDPOINT,
+            "bLength bDescriptorType bEndpointAddress bmAttributes wMaxPacketSize bInterval",
+            descriptors.endpoint_descriptor(address, self.device.max_packet_bytes),
+            extra_descriptors=[],
             bRefresh=0,
             bSynchAddress=0,
-            extra_descriptors=[],
         )
 
     # Handles, claiming, the kernel's driver.
@@ -251,21 +209,13 @@ class EmulatedUsbBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb h
         request_type: int,
         request: int,
         value: int,
-        _index: int,
+        index: int,
         data: array[int],
         _timeout_ms: int,
     ) -> int:
         self._alive(handle)
         with _libusb_errors():
-            if (request_type, request) == _CLASS_RESET:
-                self.device.class_reset()
-                return 0
-            if (request_type, request) == _GET_MAX_LUN:
-                answer = b"\0"
-            elif (request_type, request) == _GET_DESCRIPTOR and value >> 8 == _STRING_TYPE:
-                answer = self._string(value & 0xFF)
-            else:
-                raise Stall  # what a device does with requests that it does not know
+            answer = self._control.request(Setup(request_type, request, value, index, len(data)))
         count = min(len(answer), len(data))
         memoryview(data)[:count] = answer[:count]
         return count
@@ -281,13 +231,6 @@ class EmulatedUsbBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb h
             self.device.port_reset()
         self._owner = None
         self.kernel_driver_active = self._has_kernel_driver
-
-    def _string(self, index: int) -> bytes:
-        texts = (self.identity.manufacturer, self.identity.product, self.identity.serial)
-        if index > len(texts):
-            raise Stall
-        body = texts[index - 1].encode("utf-16-le") if index else struct.pack("<H", _ENGLISH)
-        return bytes((len(body) + 2, _STRING_TYPE)) + body
 
     def _alive(self, handle: _Handle) -> None:
         if not self.device.plugged_in or handle.plugged_count != self._plugged_count:
