@@ -1,4 +1,4 @@
-"""`tapefs cartridge info|cat`: what is on a virtual cartridge, without mounting it."""
+"""`tapefs cartridge info|cat|serve`: a virtual cartridge by itself, without mounting it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import sys
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from tapefs.cli.terminal import Terminal
     from tapefs.emulator.medium import VirtualCartridge
 
+_PORT_MAX: Final = 0xFFFF
 _RECORD_BYTES_MAX: Final = 16 * 1024 * 1024
 # Enough of a first record to hold the comment of a global header, or the label's second member.
 _BEGINNING_BYTES: Final = 10_240
@@ -42,11 +44,12 @@ class TapeFileSummary:
 
 
 def add_parsers(commands: shared.Commands) -> None:
-    """Add `tapefs cartridge info` and `tapefs cartridge cat`."""
+    """Add `tapefs cartridge info`, `tapefs cartridge cat` and `tapefs cartridge serve`."""
     family = commands.add_parser(
         "cartridge",
-        help="look into a virtual cartridge",
-        description="Look into a virtual cartridge (a SIMH .tap file) without mounting it.",
+        help="look into a virtual cartridge, or offer it as a USB tape drive",
+        description="Look into a virtual cartridge (a SIMH .tap file) without mounting it,\n"
+        "or offer it to Linux as a USB tape drive.",
         epilog="example:\n  tapefs cartridge info first.tap",
     )
     members = family.add_subparsers(metavar="COMMAND", required=True)
@@ -70,6 +73,28 @@ def add_parsers(commands: shared.Commands) -> None:
     )
     cat.add_argument("file", metavar="FILE.tap")
     cat.add_argument("number", metavar="N", type=int, nargs="?", default=0)
+    serve = shared.add_command(
+        members,
+        "serve",
+        run_serve,
+        summary="offer a virtual cartridge as a USB tape drive over USB/IP",
+        description="Export a virtual drive with this cartridge in it over USB/IP. After 'modprobe "
+        "vhci-hcd; usbip attach -r HOST -b 1-1' on a Linux machine its kernel has a USB tape "
+        "drive, /dev/nst0; tapefs can mount it there, too. Runs until Ctrl-C. USB/IP has no "
+        "passwords: whoever can connect to ADDRESS has the drive.",
+        example="tapefs cartridge serve first.tap --listen 127.0.0.1:3240",
+    )
+    serve.add_argument("file", metavar="FILE.tap")
+    serve.add_argument(
+        "--listen",
+        metavar="ADDRESS:PORT",
+        default="127.0.0.1:3240",
+        help="where to wait for hosts; default 127.0.0.1:3240, for this machine only; port 0 "
+        "takes a free one",
+    )
+    serve.add_argument(
+        "--once", action="store_true", help="end when the first host that attached has left"
+    )
 
 
 def run_info(arguments: argparse.Namespace, terminal: Terminal) -> int:
@@ -120,6 +145,29 @@ def run_cat(arguments: argparse.Namespace, _terminal: Terminal) -> int:
             # Python would complain once more when it closes standard output.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def run_serve(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    """Serve until interrupted; see `add_parsers`."""
+    address = listening_address(arguments.listen)
+    # trio and the emulator are not needed for any other command of this family.
+    import trio  # noqa: PLC0415
+
+    from tapefs.cli.drive_server import serve  # noqa: PLC0415
+
+    path = Path(arguments.file.removeprefix("virtual:"))
+    terminal.if_interrupted = f"interrupted; everything that was written is in {path}"
+    trio.run(partial(serve, path, address, terminal, once=arguments.once))
+    return 0
+
+
+def listening_address(text: str) -> tuple[str, int]:
+    """Host and port of `ADDRESS:PORT`, `[ADDRESS]:PORT` for IPv6. Raises UsageError."""
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isascii() or not port.isdecimal() or int(port) > _PORT_MAX:
+        raise UsageError(f"'{text}' is no address to listen on; write 127.0.0.1:3240 or [::1]:3240")
+    return host, int(port)
 
 
 @contextmanager
