@@ -36,12 +36,9 @@ SEGMENT = Tail(
 CHECKPOINT = replace(SEGMENT, kind=TapeFileKind.CHECKPOINT, manifest=None, generation=1)
 COUNTS = st.integers(0, 2**63 - 1)
 SPANS = st.builds(MemberSpan, COUNTS, COUNTS, st.binary(min_size=32, max_size=32))
-EARLIER = st.builds(
-    EarlierFile,
-    COUNTS,
-    COUNTS,
-    COUNTS,
-    st.sampled_from([TapeFileKind.SEGMENT, TapeFileKind.TORN]),
+KINDS = st.sampled_from([TapeFileKind.SEGMENT, TapeFileKind.TORN])
+EARLIER = st.builds(EarlierFile, COUNTS, COUNTS, COUNTS, KINDS) | st.builds(
+    EarlierFile, COUNTS, COUNTS, COUNTS, st.just(TapeFileKind.TORN), st.just(value=True)
 )
 
 
@@ -116,14 +113,19 @@ def test_tail_to_the_byte() -> None:
     tail = replace(
         SEGMENT,
         checkpoint_block=40,
-        since_checkpoint=(EarlierFile(1, 2, 8), EarlierFile(2, 11, 3, TapeFileKind.TORN)),
+        since_checkpoint=(
+            EarlierFile(1, 2, 8),
+            EarlierFile(2, 11, 3, TapeFileKind.TORN),
+            EarlierFile(3, 15, 4, TapeFileKind.TORN, salvaged=True),
+        ),
     )
     encoded = encode_tail(tail, 0, RECORD_BYTES)
     data = encoded[1536:].rstrip(b"\0")
     start = (
         b'{"tapefs":"tail","format":1,"volume":"6fa459ea-ee8a-4ca4-894e-db77e160355e",'
         b'"sequence":3,"kind":"segment","first_block":2,"record_count":1,"checkpoint_block":40,'
-        b'"since_checkpoint":[[1,2,8,"segment"],[2,11,3,"torn"]],"generation":0,'
+        b'"since_checkpoint":[[1,2,8,"segment"],[2,11,3,"torn"],[3,15,4,"salvaged"]],'
+        b'"generation":0,'
         b'"written":"1672628645123456789",'
         b'"journal":{"position":1536,"length":100,"sha256":"' + b"11" * 32 + b'"},'
         b'"manifest":{"position":1536,"length":100,"sha256":"' + b"11" * 32 + b'"}'

@@ -288,6 +288,8 @@ class RecallService:
         return self._reads_ahead(sequence, first, record)
 
     def _reads_ahead(self, sequence: int, first: int, record: int) -> bool:
+        if 4 * record >= len(self._tape_file(sequence).crcs):
+            return False  # behind what was salvaged: nobody could tell whether it is right
         furthest = self._furthest.get(sequence, -1)
         taken = furthest - first + 1
         return taken > 0 and record <= furthest + min(self._ahead, 2 * (taken - 1))

@@ -49,6 +49,8 @@ async def salvage(
         with SalvageJournal(view, sequence, path) as journal:
             await _read(drive, torn, view.settings.record_bytes, scan, journal, report)
             journal.finish(scan.underway)
+        if scan.fault:
+            _refuse(sequence, scan.fault)
         if not journal.taken_count:
             return False
         learned = TapeFile(
@@ -57,7 +59,7 @@ async def salvage(
         entries = read_entries(path, uuid, sequence)
         await trio.to_thread.run_sync(view.apply, learned, entries)
     except DamagedTape as exc:
-        telemetry.event(telemetry.SALVAGE_REFUSED, logging.WARNING, sequence=sequence, reason=exc)
+        _refuse(sequence, exc)
         return False
     finally:
         path.unlink(missing_ok=True)
@@ -100,6 +102,9 @@ async def _read(
                 }
             )
     except (FilemarkDetected, EndOfData, IncorrectLength, MediumFailed) as exc:
-        telemetry.event(
-            telemetry.SALVAGE_REFUSED, logging.WARNING, sequence=torn.sequence, reason=exc
-        )
+        _refuse(torn.sequence, exc)
+
+
+def _refuse(sequence: int, reason: object) -> None:
+    """Nothing of tape file `sequence`, or nothing from here on, can be taken."""
+    telemetry.event(telemetry.SALVAGE_REFUSED, logging.WARNING, sequence=sequence, reason=reason)

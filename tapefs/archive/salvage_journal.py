@@ -70,6 +70,7 @@ class _Directory:
     uid: int = 0
     gid: int = 0
     mtime_ns: int = 0
+    mode: int = 0o755
     described: bool = False
     children: dict[bytes, _Directory | int] = field(default_factory=dict)
 
@@ -140,7 +141,7 @@ class SalvageJournal:
             self._end_parts(note.ino if note else None)
         if self._parts is not None:
             # More parts of this file may have been lost, and a mixture of old and new is neither.
-            self._refuse(self._parts.member, "it may not be the last part")
+            self._refuse(self._parts.member, "it may not be the last part", logging.INFO)
             self._parts = None
         self._write_names()
         self._keep_displaced()
@@ -201,17 +202,30 @@ class SalvageJournal:
         self._name(components, member, note.ino)
 
     def _directory(self, member: Member, components: list[bytes], note: MemberNote) -> None:
+        parent = self._walk(components[:-1], member)
+        ino = note.ino
+        taken = ino in self._described or self._view.has_inode(ino)
+        if taken and not self._holds_directory(parent, components[-1]):
+            raise _Refused(f"inode {ino} has another name, and renames are not known")
         directory = self._walk(components, member)
         if directory.described:
             raise _Refused("this directory came before")
-        ino = directory.ino
-        if ino is None:
-            ino = note.ino
-            if ino in self._described or self._view.has_inode(ino):
-                raise _Refused(f"inode {ino} is another one")
+        directory.described = True
+        if taken and directory.ino is None:
+            # What is in it came before, so it is there, with a number of its own.
+            directory.mode, directory.mtime_ns = member.mode, member.mtime_ns
+            directory.uid, directory.gid = member.uid, member.gid
+            return
+        ino = ino if directory.ino is None else directory.ino
         self._stream.write(_encoded([_described(ino, stat.S_IFDIR | member.mode, member, 0)]))
-        directory.ino, directory.described = ino, True
+        directory.ino = ino
         self._note_ino(ino)
+
+    def _holds_directory(self, parent: _Directory, name: bytes) -> bool:
+        if name in parent.children:
+            return True
+        known = self._known(parent, name)
+        return known is not None and stat.S_ISDIR(known.mode)
 
     # -- parts
 
@@ -226,7 +240,9 @@ class SalvageJournal:
         if note.sha256 not in (None, found.sha256):
             parts.refused = True
         if parts.refused:
-            raise _Refused("it is part of a file that is not there, or not as it was written")
+            reason = "it is part of a file that is not there, or not as it was written"
+            self._refuse(member, reason, logging.INFO)
+            return
         parts.member = member
         parts.size = max(parts.size, offset + member.size)
         if member.size:
@@ -325,7 +341,7 @@ class SalvageJournal:
         self._next_ino += 1
         time_ns = directory.mtime_ns
         owner = directory.uid, directory.gid
-        mode = stat.S_IFDIR | 0o755
+        mode = stat.S_IFDIR | directory.mode
         entry = InodeEntry(ino, mode, *owner, 0, 0, time_ns, time_ns, time_ns)
         self._stream.write(encode_entry(entry))
         return ino
@@ -351,12 +367,10 @@ class SalvageJournal:
         if self._name_count > _NAMES_MAX:
             raise _Refused("there are more than a segment holds")
 
-    def _refuse(self, member: Member, reason: object) -> None:
+    def _refuse(self, member: Member, reason: object, level: int = logging.WARNING) -> None:
         self.refused_count += 1
         if self.refused_count <= _REFUSALS_LOGGED:
-            telemetry.event(
-                telemetry.SALVAGE_REFUSED, logging.WARNING, path=member.path[:200], reason=reason
-            )
+            telemetry.event(telemetry.SALVAGE_REFUSED, level, path=member.path[:200], reason=reason)
 
 
 def _described(

@@ -47,8 +47,9 @@ class TornScan:
 
     `crcs` holds the CRC-32C of each record fed, four bytes big-endian each. `ended` is true when
     nothing of the user's can follow: at the manifest, or where the bytes are no archive, or not
-    one that this tape file could hold. `underway` is the member that began last and did not come
-    to its end, so whatever stood before it had all been written.
+    one that this tape file could hold; `fault` then says what is wrong with a header. `underway`
+    is the member that began last and did not come to its end, so whatever stood before it had all
+    been written.
     """
 
     def __init__(self, volume_uuid: UUID, sequence: int) -> None:
@@ -63,6 +64,7 @@ class TornScan:
         self._data_left = self._pad_left = 0
         self.crcs = bytearray()
         self.ended = False
+        self.fault = ""
         self.underway: Member | None = None
 
     def feed(self, record: BytesLike) -> Iterator[FoundMember]:
@@ -99,8 +101,8 @@ class TornScan:
             return 0
         try:
             parsed = self._headers.parse(view)
-        except CorruptHeader:
-            self.ended = True
+        except CorruptHeader as exc:
+            self.ended, self.fault = True, str(exc)
             return len(view)
         if isinstance(parsed, NeedMore):
             self._wanted_bytes = parsed.total_bytes
