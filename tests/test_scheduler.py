@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from array import array
 from contextlib import asynccontextmanager
@@ -64,9 +65,8 @@ async def test_64_tasks_hammering_never_overlap(tmp_path: Path) -> None:
 
     async def reader(scheduler: Scheduler, numbers: list[int]) -> None:
         for number in numbers:
-            data = await scheduler.submit(
-                JobKind.RECALL, lambda drive, n=number: read_one(drive, n), block=number
-            )
+            job = functools.partial(read_one, number=number)
+            data = await scheduler.submit(JobKind.RECALL, job, block=number)
             assert data == block(number).tobytes()
 
     async def poller(scheduler: Scheduler, kind: JobKind) -> None:
