@@ -7,6 +7,7 @@ on it. So torn tape files wait until there is a tail, or none.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -15,7 +16,7 @@ from tapefs import telemetry
 from tapefs.archive.salvage import salvage
 from tapefs.drive import TapeAddress
 from tapefs.entries import TapeFile, TapeFileKind
-from tapefs.errors import DamagedTape, WrongTape
+from tapefs.errors import DamagedTape, MediumFailed, WrongTape
 from tapefs.volume.journal_file import read_crcs, read_entries
 from tapefs.volume.session import FIRST_TAPE_FILE_BLOCK, fetch_span, read_tail, torn_file
 from tapefs.volume.tail import NoTail, Tail
@@ -103,14 +104,38 @@ class RollForward:
         await self._follow_judgement(tail)
         index = self._work / f"fetched-{sequence}"
         try:
-            tape_file = await fetch_span(
-                self._drive, tail, tail.index, settings.record_bytes, index, lambda *_: None
-            )
+            tape_file = await self._fetch(tail, index)
             await trio.to_thread.run_sync(_apply, self._view, tape_file, index)
         finally:
             index.unlink(missing_ok=True)
         self.learned_count += 1
         telemetry.event(telemetry.ROLL_FORWARD, sequence=sequence, kind=tail.kind.value)
+
+    async def _fetch(self, tail: Tail, index: Path) -> TapeFile:
+        """Copy the journal or catalog of the tape file that ends in `tail` to `index`."""
+        record_bytes = self._view.settings.record_bytes
+        try:
+            return await fetch_span(
+                self._drive, tail, tail.index, record_bytes, index, lambda *_: None
+            )
+        except (DamagedTape, MediumFailed) as exc:
+            if tail.kind is not TapeFileKind.CHECKPOINT:
+                raise
+            # It repeats what the journals before it said, and those have been read.
+            telemetry.event(
+                telemetry.ROLL_FORWARD,
+                logging.WARNING,
+                damaged_checkpoint=tail.sequence,
+                reason=exc,
+            )
+            return TapeFile(
+                tail.sequence,
+                tail.kind,
+                tail.first_block,
+                tail.record_count,
+                tail.written_ns,
+                bytes(4 * tail.record_count),
+            )
 
     async def _tail(self, start: TapeAddress, record_count: int) -> Tail | None:
         if not record_count:
