@@ -130,7 +130,7 @@ def test_tail_to_the_byte() -> None:
         b'"journal":{"position":1536,"length":100,"sha256":"' + b"11" * 32 + b'"},'
         b'"manifest":{"position":1536,"length":100,"sha256":"' + b"11" * 32 + b'"}'
     )
-    assert data == start + b',"crc32c":"9e3db2fd"}\n'
+    assert data == start + b',"crc32c":"2747604f"}\n'
     assert b'"catalog":{' in encode_tail(CHECKPOINT, 0, RECORD_BYTES)
 
 
