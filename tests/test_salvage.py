@@ -353,9 +353,10 @@ async def test_parts_count_when_the_file_is_there_and_something_follows(rig: Rig
 async def test_parts_of_a_file_that_is_not_on_tape_are_left(rig: Rig) -> None:
     part = Member(b"p.tapefs-part-00000000000000000100-00000001")
     made = HandMade(rig, 1).member(part, b"part", ino=9, offset=100).file(b"next", 10)
-    made.member(replace(part, path=b"next.tapefs-part"), b"part", ino=10, offset=1).tear()
+    made.member(replace(part, path=b"next.tapefs-part"), b"part", ino=10, offset=1)
+    made.file(b"last", 11).tear()
     async with rig.mounted() as user:
-        assert list(await user.snapshot()) == ["/next"]
+        assert (await user.snapshot()).keys() == {"/next", "/last"}
         assert await user.read("next") == b"data"
 
 
@@ -520,6 +521,26 @@ async def test_names_that_were_others_before(rig: Rig, assert_logs: Callable[...
         }
         assert found["/file"][:NLINK] == (stat.S_IFDIR | 0o755, 5, 6)
         assert user.tree.lookup(user.find("file").ino, b"in").ino == 50
+
+
+async def test_an_inode_never_becomes_something_else(
+    rig: Rig, assert_logs: Callable[..., Any]
+) -> None:
+    async with rig.mounted() as user:
+        file = await user.write("file", b"old")
+        folder = user.mkdir("folder").ino
+        await user.write("folder/x", b"x")
+        wanted = await user.snapshot()
+    shutil.rmtree(rig.state)
+    made = HandMade(rig, 3).file(b"a", folder).member(Member(b"b", MemberKind.FIFO), ino=file)
+    part = Member(b"folder.tapefs-part")
+    made.member(part, b"part", ino=folder, offset=0)
+    made.member(Member(b"c", LINK, linkpath=b"folder"), ino=folder).file(b"good", 90).tear()
+    refused = assert_logs("salvage.refused")
+    found = await salvaged(rig)
+    assert len(refused.records) == 2 * 3
+    assert found.pop("/good")[CONTENT] == b"data"
+    assert found == wanted
 
 
 async def test_a_renamed_directory_is_at_both_places(

@@ -20,9 +20,10 @@ CREATE TABLE tape_file (
     first_block  INTEGER NOT NULL CHECK (first_block >= 2),
     -- Number of records, without the filemark.
     record_count INTEGER NOT NULL CHECK (record_count >= 0),
-    -- When it was written, nanoseconds since the epoch.
+    -- When it was written, nanoseconds since the epoch; 0 for a torn one.
     written_ns   INTEGER NOT NULL,
-    -- CRC-32C of each record as far as known, four bytes big-endian each, from record 0 on.
+    -- CRC-32C of each record as far as known, four bytes big-endian each, from record 0 on. A torn
+    -- tape file has them only if its whole members were salvaged.
     crcs         BLOB NOT NULL CHECK (length(crcs) % 4 = 0 AND length(crcs) <= 4 * record_count)
 ) STRICT;
 
