@@ -81,10 +81,13 @@ async def settle_end(
         await _prove_last_tail(drive, view)
     roll = RollForward(drive, view, work, report)
     await roll.run(end.last_file_end)
-    if end.torn_records:
-        if writable:
-            await close_torn(drive, end)
-        roll.note_torn(end.torn_records, closed=writable)
+    if end.torn_records and writable:
+        # It may be complete but for its filemark: whoever rebuilds from the tape will take it for
+        # a segment then, so it is one here as well.
+        await close_torn(drive, end)
+        await roll.run(end.block)
+    elif end.torn_records:
+        roll.note_unclosed(end.torn_records)
     await roll.settle_torn(salvages=salvages)
     if writable:
         await go_to_end(drive, view.expected_end_block())

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class RollForward:
-    """One roll-forward of `view`: `run`, perhaps `note_torn`, then `settle_torn`.
+    """One roll-forward of `view`: `run`, perhaps `note_unclosed`, then `settle_torn`.
 
     `learned_count` is the number of tape files that the view did not know before.
     """
@@ -70,13 +70,11 @@ class RollForward:
             )
             await self._learn_file(start, after - 1 - start.block)
 
-    def note_torn(self, record_count: int, *, closed: bool) -> None:
-        """Behind the last filemark stand `record_count` records; `closed` if there is one now."""
+    def note_unclosed(self, record_count: int) -> None:
+        """Behind the last filemark stand `record_count` records, and that is not to be changed."""
         start = self._next_start()
-        torn = torn_file(start.file, start.block, record_count)
-        self._torn.append(torn)
-        if not closed:
-            self._unclosed = torn
+        self._unclosed = torn_file(start.file, start.block, record_count)
+        self._torn.append(self._unclosed)
 
     async def settle_torn(self, *, salvages: bool) -> None:
         """No tail follows: salvage or skip the torn tape files at the end.
