@@ -275,7 +275,6 @@ class Archiver:
     async def _one_segment(self, after_ino: int, scope: Scope) -> tuple[int, bool]:
         await self._prove_end()
         contents = self._contents
-        contents.save_all()
         epoch = self._catalog.close_epoch()
         limits = self._limits(scope)
         # No await between the end of the epoch, the snapshot and the note that a burst began.

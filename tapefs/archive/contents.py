@@ -81,6 +81,8 @@ class Contents:
         files, dirty_bytes, resident_bytes = catalog.staged_totals()
         account.pending_bytes, account.pending_count = dirty_bytes, files
         spool.used_bytes = resident_bytes
+        # A size must never be committed without the ranges that go with it.
+        catalog.before_commit = self.save_all
 
     # -- opening and closing
 
@@ -312,7 +314,6 @@ class Contents:
     async def commit_durably(self) -> None:
         """All metadata so far survives power loss when this returns."""
         self._spool.sync_directories()
-        self.save_all()
         self._catalog.commit()
         await trio.to_thread.run_sync(self._catalog.sync_log)
 
@@ -385,33 +386,6 @@ class Contents:
             for file in self._files.values():
                 self._punch_clean(file)
         self.admission.room_was_made()
-
-    def drop_caches(self) -> int:
-        """After an unclean end: forget content that tape has as well. Returns how many files.
-
-        A clean range may have been overwritten in place shortly before the crash without the
-        catalog knowing; the copy on tape is the one to believe. For start-up only.
-        """
-        count = 0
-        known: set[int] = set()
-        for ino in self._catalog.staged_inos():
-            row = self._catalog.load_staged(ino)
-            assert row is not None
-            resident, dirty = RangeSet(row.resident), RangeSet(row.dirty)
-            clean = resident.without(dirty)
-            if dirty:
-                known.add(ino)
-            if not clean:
-                continue
-            count += 1
-            self._spool.used_bytes -= clean.total_bytes
-            if dirty:
-                kept = resident.without(clean).as_pairs()
-                self._catalog.save_staged(Staged(ino, kept, row.dirty, row.touched_ns))
-            else:
-                self._catalog.delete_staged(ino)
-        self._spool.sweep(known)
-        return count
 
     # -- asking
 

@@ -20,6 +20,7 @@ from tapefs.archive.capacity import CapacityAccount
 from tapefs.archive.catalogs import open_catalogs
 from tapefs.archive.contents import Contents
 from tapefs.archive.recall import RecallService
+from tapefs.archive.reconcile import reconcile_spool
 from tapefs.archive.scheduler import Scheduler
 from tapefs.archive.spool import Spool
 from tapefs.archive.tape_writer import TapeWriter
@@ -80,7 +81,6 @@ class MountedVolume:
         tidy_at = trio.current_time() + _TIDY_S
         while True:
             await trio.sleep(self.config.commit_s)
-            self.contents.save_all()
             if self.catalog.needs_commit:
                 self.catalog.commit()
             if trio.current_time() >= tidy_at:
@@ -90,7 +90,6 @@ class MountedVolume:
     async def _tidy(self) -> None:
         if self.spool.has_doomed:
             self.spool.condemn()
-            self.contents.save_all()
             self.catalog.commit()
             await trio.to_thread.run_sync(self.catalog.sync_log)
             while self.spool.execute(_DELETE_BATCH):
@@ -107,7 +106,6 @@ class MountedVolume:
             await self.archiver.rewind()
             self.clean = True
             return
-        self.contents.save_all()
         self.catalog.commit(durable=True)
         await self.archiver.finalize()
         await self._tidy()
@@ -140,7 +138,7 @@ async def open_volume(
         if writable:
             # Recovery left the head at the proven end of data.
             scheduler.head_block = view.expected_end_block()
-        spool = Spool(directory / "spool", config.spool_bytes)
+        spool = _open_spool(directory, config, catalog, view)
         recall = RecallService(scheduler, reading, label.record_bytes, config)
         contents = Contents(catalog, spool, recall, account, config, clock_ns)
         contents.admission.read_only_reason = read_only_reason
@@ -162,7 +160,7 @@ async def open_volume(
             clock_ns=clock_ns,
         )
         scheduler.spool_pressed = archiver.spool_pressed
-        _clean_up_after_crash(catalog, contents)
+        reap_orphans(catalog, contents)
         if writable and view.last_tape_file() is None:
             _give_root_to_mounter(catalog)
         catalog.begin_session(boot_id)
@@ -196,19 +194,21 @@ def closing_volume(volume: MountedVolume) -> Iterator[MountedVolume]:
         volume.archiver.close()
 
 
+def _open_spool(directory: Path, config: Config, catalog: Catalog, view: TapeView) -> Spool:
+    """The spool, holding what the catalog says that it holds."""
+    spool = Spool(directory / "spool", config.spool_bytes)
+    if not catalog.clean_shutdown:
+        count = reconcile_spool(catalog, view, spool)
+        telemetry.event(telemetry.CACHE_DISCARDED, files=count)
+    return spool
+
+
 def _give_root_to_mounter(catalog: Catalog) -> None:
     """A new volume's root directory belongs to who mounts it first, as with a new disk."""
     root = catalog.inode(ROOT_INO)
     if root.uid == 0 and os.geteuid() != 0:
         root.uid, root.gid = os.geteuid(), os.getegid()
         catalog.changed(root)
-
-
-def _clean_up_after_crash(catalog: Catalog, contents: Contents) -> None:
-    if not catalog.clean_shutdown:
-        count = contents.drop_caches()
-        telemetry.event(telemetry.CACHE_DISCARDED, files=count)
-    reap_orphans(catalog, contents)
 
 
 async def _account(

@@ -43,9 +43,14 @@ class Spool:
         self._doomed: set[int] = set()
         self._condemned: set[int] = set()
         self._new_in: set[int] = set()
+        is_new = not directory.exists()
         try:
             for number in range(_FANOUT):
                 (directory / f"{number:02x}").mkdir(parents=True, exist_ok=True)
+            if is_new:
+                # What a later fsync makes last must not hang on a directory that does not.
+                _sync_directory(directory)
+                _sync_directory(directory.parent)
         except OSError as exc:
             raise StateUnusable(f"the spool {directory} cannot be created: {exc.strerror}") from exc
 
@@ -63,18 +68,17 @@ class Spool:
             self._new_in.add(ino % _FANOUT)
             return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
-    def exists(self, ino: int) -> bool:
-        """Whether there is a spool file of `ino`."""
-        return self.path(ino).exists()
+    def file_bytes(self, ino: int) -> int:
+        """Length of the spool file of `ino`; 0 when there is none."""
+        try:
+            return self.path(ino).stat().st_size
+        except FileNotFoundError:
+            return 0
 
     def sync_directories(self) -> None:
         """Make the names of spool files created so far survive power loss."""
         for number in self._new_in:
-            fd = os.open(self._directory / f"{number:02x}", os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            _sync_directory(self._directory / f"{number:02x}")
         self._new_in.clear()
 
     def remove(self, ino: int) -> None:
@@ -129,6 +133,14 @@ class Spool:
                     (self._directory / f"{number:02x}" / name).unlink()
                     count += 1
         return count
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def punch(fd: int, start: int, end: int) -> None:

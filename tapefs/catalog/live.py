@@ -33,7 +33,7 @@ from tapefs.entries import Extent, ExtentEntry, Inode
 from tapefs.errors import TapefsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
 CACHED_INODES_MAX: Final = 20_000
@@ -73,6 +73,8 @@ class Catalog(Namespace):
         self._changed_inos: set[int] = set()
         self._staged = StagedTable(database)
         self._grouped = False
+        # Called before each commit: to hand over what must not be committed without the rest.
+        self.before_commit: Callable[[], None] = lambda: None
         self._epoch = database.integer_setting("epoch")
         self._next_ino = database.integer_setting("next_ino")
         self._stored_next_ino = self._next_ino
@@ -354,6 +356,7 @@ class Catalog(Namespace):
 
         With `durable` they also survive power loss when this returns.
         """
+        self.before_commit()
         self.flush()
         if self._database.in_transaction:
             self._database.commit()
