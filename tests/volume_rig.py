@@ -29,7 +29,7 @@ from tapefs.volume.label import Label
 from tapefs.volume.session import read_label, write_label
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from tapefs.catalog import TapeView
@@ -177,6 +177,8 @@ class Rig:
         self.capacity_bytes = capacity_bytes
         self.config = config or Config(settle_s=0.0, idle_s=3600.0, commit_s=0.01)
         self.label = Label(uuid.uuid4(), "RIG", RECORD_BYTES, time.time_ns())
+        # How commands get to the drive.
+        self.wire: Callable[[Target], TargetTransport] = TargetTransport
 
     async def format(self) -> None:
         """Make the cartridge and its label."""
@@ -192,7 +194,7 @@ class Rig:
         directory = make_directory((state or self.state) / str(self.label.volume_uuid))
         with VirtualCartridge.open(self.tap) as cartridge:
             target = Target(cartridge)
-            drive = await TapeDrive.open(TargetTransport(target))
+            drive = await TapeDrive.open(self.wire(target))
             label = await read_label(drive)
             volume = await open_volume(
                 drive,
