@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from conftest import SEED
 from tap_reader import objects
+from tree_walk import below
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -256,7 +257,7 @@ def copy_share(into: Path, bytes_max: int, inodes_max: int) -> None:
     chosen: list[str] = []
     directories = [path for path in share.iterdir() if path.is_dir() and not path.is_symlink()]
     for directory in sorted(directories):
-        sizes = [path.lstat().st_size for path in directory.rglob("*")]
+        sizes = [path.lstat().st_size for path in below(directory)]
         if WHOLE or (sum(sizes) <= bytes_max and len(sizes) <= inodes_max):
             bytes_max -= sum(sizes)
             inodes_max -= len(sizes)
@@ -355,7 +356,7 @@ def _set_times(root: Path) -> None:
         "sparse": 1,
         "empty directory": 946_684_799_999_999_999,
     }
-    for number, path in enumerate(sorted(root.rglob("*"), reverse=True)):
+    for number, path in enumerate(reversed(below(root))):
         moment = 1_000_000_000_123_456_789 + number * 1_000_000_007
         moment = moments.get(str(path.relative_to(root)), moment)
         os.utime(path, ns=(moment, moment), follow_symlinks=False)
@@ -365,7 +366,7 @@ def fingerprint(root: Path) -> dict[bytes, tuple[object, ...]]:
     """What must be equal in a copy besides content, by relative path."""
     found: dict[bytes, tuple[object, ...]] = {}
     first_name: dict[int, bytes] = {}
-    for path in sorted(root.rglob("*")):
+    for path in below(root):
         status = path.lstat()
         name = os.fsencode(path.relative_to(root))
         kind = stat.S_IFMT(status.st_mode)

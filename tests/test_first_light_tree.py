@@ -22,6 +22,7 @@ from first_light_rig import (
     quiet,
     restore_with_tar,
 )
+from tree_walk import below
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +49,7 @@ def archived() -> Iterator[Host]:
         host.umount()
         ended = time.monotonic()
         host.forget()
-        sizes = [path.lstat().st_size for path in source.rglob("*")]
+        sizes = [path.lstat().st_size for path in below(source)]
         size, count = sum(sizes), len(sizes)
         print(
             f"{count} inodes, {size / 1e6:.0f} MB: rsync {in_spool - started:.1f} s "

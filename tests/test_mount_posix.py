@@ -28,6 +28,7 @@ import pytest
 import trio
 import trio.testing
 from memory_contents import VOLUME_UUID, CountingService, MemoryContents, new_catalog
+from tree_walk import below
 
 from tapefs.entries import ROOT_INO
 from tapefs.errors import MountpointUnusable, NoFuse
@@ -184,7 +185,7 @@ def make_torture_tree(root: Path) -> None:
     os.setxattr(root / "text", "trusted.secret", b"root only")
     subprocess.run(["setfacl", "-m", "u:1000:rwx,g:2000:r--", root / "large"], check=True)
     subprocess.run(["setfacl", "-m", "d:u:1000:rwx", root / "deep"], check=True)
-    for path in sorted(root.rglob("*"), reverse=True):
+    for path in reversed(below(root)):
         moment = 1_000_000_000_123_456_789 + len(os.fsencode(path)) * 1_000_000_007
         os.utime(path, ns=(moment, moment), follow_symlinks=False)
 
@@ -193,7 +194,7 @@ def fingerprint(root: Path) -> dict[bytes, tuple[object, ...]]:
     """What must be equal in a copy, by relative path."""
     found: dict[bytes, tuple[object, ...]] = {}
     first_name: dict[int, bytes] = {}
-    for path in sorted(root.rglob("*")):
+    for path in below(root):
         status = path.lstat()
         name = os.fsencode(path.relative_to(root))
         content: object = None
