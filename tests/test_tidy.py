@@ -159,7 +159,14 @@ def test_the_readme_shows_both_commands_in_its_first_screen() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["contrib/demo.sh", "contrib/test.sh", "contrib/prepare.sh", ".ci/run"]
+    "name",
+    [
+        "contrib/demo.sh",
+        "contrib/test.sh",
+        "contrib/test-guest.sh",
+        "contrib/prepare.sh",
+        ".ci/run",
+    ],
 )
 def test_scripts_are_executable_and_parse(name: str) -> None:
     path = HOME / name

@@ -17,6 +17,7 @@ from tapefs.emulator.usbip_wire import BUS_ID, DEFAULT_PORT
 from tapefs.errors import MediumFailed, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from tapefs.cli.terminal import Report, Terminal
@@ -31,10 +32,17 @@ async def serve(path: Path, address: tuple[str, int], terminal: Terminal, *, onc
     Raises UsageError when nobody can listen there, MediumFailed when the buffer cannot be written,
     and what `VirtualCartridge.open` raises.
     """
-    with VirtualCartridge.open(path) as cartridge:
+    # Also while the buffer is written: a signal that comes late must not cost what is in it.
+    with (
+        trio.open_signal_receiver(signal.SIGTERM) as signals,
+        VirtualCartridge.open(path) as cartridge,
+    ):
         target = Target(cartridge)
         try:
-            await _serve(target, path, address, terminal, once=once)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_end_at_signal, signals, nursery.cancel_scope)
+                await _serve(target, path, address, terminal, once=once)
+                nursery.cancel_scope.cancel()
         finally:
             _switch_off(target, path)
 
@@ -57,7 +65,6 @@ async def _serve(
         listeners = await _listeners(*address)
         _announce(terminal, listeners, target, path)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_end_at_sigterm, nursery.cancel_scope)
             nursery.start_soon(_show_progress, server, report)
             await server.serve(listeners, once=once)
             nursery.cancel_scope.cancel()
@@ -94,10 +101,9 @@ def _announce(
     )
 
 
-async def _end_at_sigterm(scope: trio.CancelScope) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM) as signals:
-        async for _ in signals:
-            scope.cancel()
+async def _end_at_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    async for _ in signals:
+        scope.cancel()
 
 
 async def _show_progress(server: UsbipServer, report: Report) -> None:
