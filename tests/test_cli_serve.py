@@ -26,6 +26,7 @@ from tapefs.cli.cartridge import listening_address
 from tapefs.emulator.deck import Deck
 from tapefs.emulator.medium import VirtualCartridge
 from tapefs.emulator.status import CheckConditionStatus
+from tapefs.emulator.target import Target
 from tapefs.errors import ExitCode, UsageError
 from tapefs.scsi.cdb import Write6
 from tapefs.scsi.sense import Sense, SenseKey
@@ -144,6 +145,27 @@ def test_a_buffer_that_cannot_be_written_is_not_kept_quiet(
     words = ["cartridge", "serve", str(cartridge), "--listen", "127.0.0.1:0"]
     assert cli.main(words) == ExitCode.DRIVE_ERROR
     assert "could not be written" in capsys.readouterr().err
+
+
+def test_a_signal_that_comes_late_waits_for_the_buffer(
+    cartridge: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened = []
+    eject, before = Target.eject, signal.getsignal(signal.SIGTERM)
+
+    def slow_eject(target: Target) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        eject(target)
+        happened.append("buffer written")
+
+    monkeypatch.setattr(Target, "eject", slow_eject)
+    monkeypatch.setattr("tapefs.cli.drive_server.UsbipServer.serve", _return_at_once)
+    signal.signal(signal.SIGTERM, lambda *_: happened.append("ended by the signal"))
+    try:
+        assert cli.main(["cartridge", "serve", str(cartridge), "--listen", "127.0.0.1:0"]) == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert happened == ["buffer written", "ended by the signal"]
 
 
 async def _return_at_once(_server: object, listeners: list[trio.SocketListener], **_: Any) -> None:
