@@ -18,7 +18,7 @@ import trio
 from tapefs import telemetry
 from tapefs.archive.burst import Burst, Limits, Selection, select
 from tapefs.config import GIB, MIB
-from tapefs.entries import ExtentEntry, InodeEntry, LinkEntry, TapeFileKind, UnlinkEntry
+from tapefs.entries import ExtentEntry, InodeEntry, TapeFileKind
 from tapefs.errors import (
     Fault,
     MediumFailed,
@@ -295,7 +295,7 @@ class Archiver:
         selection = await trio.to_thread.run_sync(select, snapshot, limits, after_ino)
         self._contents.narrow_burst(selection.inos)
         burst = Burst(
-            snapshot, selection, limits, self._spool, self._view.has_inode, self._view.has_link
+            snapshot, selection, limits, self._spool, self._view.has_inode, self._view.lookup
         )
         if not selection.inos and not limits.everything:
             return selection
@@ -341,7 +341,7 @@ class Archiver:
             self._state = "indexing"
             tape_file = builder.tape_file()
             await writer.learn(tape_file, entries())
-            await self._confirm(place.sequence, entries(), epoch)
+            await self._confirm(place.sequence, entries(), epoch, burst.vacated_names)
             self._settle_unsaid(burst, epoch)
         finally:
             builder.abandon()
@@ -353,9 +353,14 @@ class Archiver:
             entries=burst.entry_count,
         )
 
-    async def _confirm(self, sequence: int, entries: Iterator[Entry], epoch: int) -> None:
-        """Tell contents and catalog what is on tape now, a few files at a time."""
-        batch = _Confirmed()
+    async def _confirm(
+        self, sequence: int, entries: Iterator[Entry], epoch: int, untold: set[tuple[int, bytes]]
+    ) -> None:
+        """Tell contents and catalog what is on tape now, a few files at a time.
+
+        Of the names `untold` the journal does not say everything: they stay noted.
+        """
+        batch = _Confirmed(untold)
         for number, entry in enumerate(entries, 1):
             batch.add(entry, self._contents)
             if number % _CONFIRM_BATCH == 0:
@@ -426,7 +431,8 @@ class Archiver:
 class _Confirmed:
     """What one batch of journal entries confirms."""
 
-    def __init__(self) -> None:
+    def __init__(self, untold: set[tuple[int, bytes]]) -> None:
+        self._untold = untold
         self.extents: list[tuple[ExtentEntry, list[tuple[int, int]]]] = []
         self.inodes: list[int] = []
         self.names: list[tuple[int, bytes]] = []
@@ -449,11 +455,11 @@ class _Confirmed:
         elif isinstance(entry, InodeEntry):
             self.inodes.append(entry.ino)
             self._whole = entry if entry.sha256 is not None else None
-        elif isinstance(entry, LinkEntry | UnlinkEntry):
+        elif (entry.parent, entry.name) not in self._untold:
             self.names.append((entry.parent, entry.name))
 
     def next_batch(self) -> _Confirmed:
         """An empty batch that goes on where this one ended."""
-        following = _Confirmed()
+        following = _Confirmed(self._untold)
         following._whole = self._whole
         return following

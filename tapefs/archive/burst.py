@@ -111,14 +111,14 @@ class Burst:
         limits: Limits,
         spool: Spool,
         on_tape: Callable[[int], bool],
-        named_on_tape: Callable[[int, bytes], bool],
+        tape_lookup: Callable[[int, bytes], int | None],
     ) -> None:
         self._snapshot = snapshot
         self._selection = selection
         self._limits = limits
         self._spool = spool
         self._on_tape = on_tape
-        self._named_on_tape = named_on_tape
+        self._tape_lookup = tape_lookup
         self._selected = frozenset(selection.inos)
         self._linked: set[int] = set()
         self._directories: set[int] = set()
@@ -128,11 +128,14 @@ class Burst:
         # Changes that this segment settles although its journal has no entry for them.
         self.gone_inodes: list[int] = []
         self.gone_names: list[tuple[int, bytes]] = []
+        # Names that its journal removes for now, and that a later one has to give to a new file.
+        self.vacated_names: set[tuple[int, bytes]] = set()
         self.entry_count = 0
 
     def records(self, builder: SegmentBuilder) -> Iterator[array[int]]:
         """Everything from the first member to the tail, as full records."""
         self.gone_inodes, self.gone_names = [], []
+        self.vacated_names.clear()
         for ino in self._selection.inos:
             yield from self._file(builder, ino)
         for ino in self._snapshot.changed_inodes():
@@ -274,17 +277,29 @@ class Burst:
                 self.entry_count += 1
                 yield from self._new_link(builder, parent, name, ino)
         for parent, name, ino in self._snapshot.changed_dentries():
-            if ino is not None:
-                continue
-            if self._tellable(parent, name, None):
+            tellable = self._tellable(parent, name, ino)
+            vacated = ino is not None and not tellable and self._was_moved_directory(parent, name)
+            if vacated:
+                self.vacated_names.add((parent, name))
+            if vacated or (ino is None and tellable):
                 builder.log(UnlinkEntry(parent, name))
                 self.entry_count += 1
-            else:
+            elif ino is None:
                 self.gone_names.append((parent, name))
+
+    def _was_moved_directory(self, parent: int, name: bytes) -> bool:
+        """Whether on tape this is a directory that has another name by now.
+
+        A file may have two names until the one that takes its old name is on tape as well; for
+        a directory that would be no tree.
+        """
+        ino = self._tape_lookup(parent, name)
+        inode = None if ino is None else self._snapshot.inode(ino)
+        return inode is not None and stat.S_ISDIR(inode.mode)
 
     def _tellable(self, parent: int, name: bytes, ino: int | None) -> bool:
         if ino is None:
-            return self._named_on_tape(parent, name)
+            return self._tape_lookup(parent, name) is not None
         return not self._withheld(ino) or self._on_tape(ino)
 
     def _new_link(
