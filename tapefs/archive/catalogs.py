@@ -147,6 +147,8 @@ async def _open_live(view: TapeView, path: Path) -> Catalog:
 
 async def _fresh_live(view: TapeView, path: Path) -> Catalog:
     def create() -> None:
+        # What was salvaged stands nowhere but in the view, and the catalog will rely on it.
+        view.sync()
         Catalog.create_from(view.path, path).close(clean=True)
 
     await trio.to_thread.run_sync(create)

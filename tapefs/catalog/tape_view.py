@@ -15,7 +15,7 @@ from uuid import UUID
 from tapefs.catalog.application import TEMPORARY_TABLES, Application
 from tapefs.catalog.checkpoint import export_view, import_view
 from tapefs.catalog.creation import create_tape_view
-from tapefs.catalog.database import APPLICATION_TAPE, Database
+from tapefs.catalog.database import APPLICATION_TAPE, Database, sync_path, translated
 from tapefs.catalog.namespace import Namespace
 from tapefs.catalog.rows import TAPE_FILE_COLUMNS, Counts, VolumeSettings, tape_file_from
 from tapefs.entries import Entry, Inode, TapeFile
@@ -211,6 +211,16 @@ class TapeView(Namespace):
         )
         assert row is not None
         return Counts(*row)
+
+    def sync(self) -> None:
+        """Wait until everything applied survives power loss. May run in any thread.
+
+        Raises StateUnusable when the disk fails.
+        """
+        log = self.path.with_name(self.path.name + "-wal")
+        with translated(self.path):
+            if log.exists():
+                sync_path(log)
 
     def close(self) -> None:
         """Close the file. May be called again."""
