@@ -7,6 +7,7 @@ between, the tape is looked at again before the next append.
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -24,7 +25,7 @@ from tapefs.volume.tail import EarlierFile
 
 if TYPE_CHECKING:
     from array import array
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
     from pathlib import Path
 
     from tapefs.archive.capacity import CapacityAccount
@@ -147,14 +148,14 @@ class TapeWriter:
         first_block: int,
     ) -> None:
         scheduler = self._scheduler
-        async with receive:
+        async with receive, aclosing(_until_complete(receive)) as whole:
             if scheduler.head_block == first_block:
                 await prove_position(drive, first_block)
             else:
                 scheduler.head_block = None
                 await go_to_end(drive, first_block)
             scheduler.head_block = None
-            await append(drive, _until_complete(receive), self.buffers, self._progress)
+            await append(drive, whole, self.buffers, self._progress)
             scheduler.head_block = first_block + self._progress.records_written + 1
 
     async def learn(self, tape_file: TapeFile, entries: Iterable[Entry]) -> None:
@@ -218,7 +219,7 @@ class TapeWriter:
 
 async def _until_complete(
     receive: trio.MemoryReceiveChannel[array[int] | None],
-) -> AsyncIterator[array[int]]:
+) -> AsyncGenerator[array[int], None]:
     """Records up to the sentinel. A stream that just ends was not assembled to its end."""
     async for record in receive:
         if record is None:
