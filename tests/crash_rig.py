@@ -59,10 +59,10 @@ def scratch() -> Iterator[Path]:
 
 
 @contextmanager
-def warnings_expected() -> Iterator[None]:
-    """What a crash leaves is worth warnings; an error still fails the test."""
+def logs_expected(up_to: int = logging.WARNING) -> Iterator[None]:
+    """What a crash leaves is worth warnings, what a fault does is worth errors."""
     level = telemetry.LOGGER.level
-    telemetry.LOGGER.setLevel(logging.ERROR)
+    telemetry.LOGGER.setLevel(up_to + 1)
     try:
         yield
     finally:
@@ -349,7 +349,7 @@ class World:
             except BaseException as exc:  # noqa: BLE001 - a mount that fails is a finding
                 outcome.append(f"{type(exc).__name__}: {_innermost(exc)}")
 
-        with scratch() as directory, warnings_expected():
+        with scratch() as directory, logs_expected():
             thread = threading.Thread(target=run, args=(directory,))
             thread.start()
             thread.join()

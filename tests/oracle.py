@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tapefs.entries import Inode
 
 CHUNK_BYTES = 64 * 1024
+_PIECE_BYTES = 16
 
 Content = tuple[bytes, ...]
 
@@ -223,7 +224,7 @@ class Oracle:
         """None when `found` is a photo taken since the last promise; else what is wrong.
 
         Bytes written in place later may show: no filesystem orders them with metadata. After
-        power loss, content that nobody asked to be safe may be cut, or zeros, or older.
+        power loss, bytes that changed since somebody asked them to be safe may be anything.
         """
         reasons = []
         for moment in range(self.now, self.kept - 1, -1):
@@ -240,17 +241,17 @@ class Oracle:
             return f"names differ: {sorted(odd)[:3]}"
         for ino, node in found.nodes.items():
             expected = photo.nodes[ino]
-            since, lenient = moment, False
-            if power_lost:
-                synced = self.content_synced.get(ino)
-                since = min(moment, synced or 0)
-                lenient = synced is None or self._content(ino, synced) != expected.content
-            if lenient and node.size < expected.size:
+            synced = self.content_synced.get(ino)
+            safe = synced is not None and self._content(ino, synced) == expected.content
+            if power_lost and not safe:
                 expected = dataclasses.replace(expected, size=node.size)
             if not node.looks_like(expected):
                 return f"inode {ino} is {_brief(node)}, not {_brief(expected)}"
-            versions = [photo.nodes[ino].content, *self._contents(ino, since)]
-            bad = _odd_byte(node.content, versions, zeros=lenient)
+            if not power_lost or safe:
+                bad = _odd_byte(node.content, [expected.content, *self._contents(ino, moment)])
+            else:
+                versions = [] if synced is None else self._contents(ino, synced)
+                bad = _lost_byte(node.content, versions)
             if bad is not None:
                 return f"inode {ino} holds at byte {bad} what was never there"
         return None
@@ -271,7 +272,7 @@ class Oracle:
             if not any(node.looks_like(version, nlink=False) for version in versions):
                 briefs = sorted({_brief(version) for version in versions})
                 return f"inode {ino} is {_brief(node)}, not like one of {briefs}"
-            bad = _odd_byte(node.content, self._contents(ino, self.on_tape), zeros=None)
+            bad = _odd_byte(node.content, self._contents(ino, self.on_tape), zeros_if_shorter=True)
             if bad is not None:
                 return f"inode {ino} holds at byte {bad} what was never there"
         return None
@@ -306,21 +307,41 @@ def _brief(node: Node) -> str:
     return f"{node.mode:o} {node.size} bytes {node.nlink} links, {node.mtime_ns} {node.xattrs}"
 
 
-def _odd_byte(found: Content, allowed: Sequence[Content], *, zeros: bool | None) -> int | None:
+def _odd_byte(
+    found: Content, allowed: Sequence[Content], *, zeros_if_shorter: bool = False
+) -> int | None:
     """Offset of the first byte that is in none of `allowed` at its place; None when all are.
 
-    `zeros` allows zeros as well; None allows them where one of `allowed` is shorter.
+    With `zeros_if_shorter`, zeros are allowed where one of `allowed` ends before.
     """
     for index, chunk in enumerate(found):
         candidates = [content[index] for content in allowed if index < len(content)]
         if any(candidate[: len(chunk)] == chunk for candidate in candidates):
             continue
         candidates = list(dict.fromkeys(candidates))
-        if zeros or (zeros is None and _some_shorter(allowed, index, len(chunk))):
+        if zeros_if_shorter and _some_shorter(allowed, index, len(chunk)):
             candidates.append(bytes(len(chunk)))
         at = _first_odd(chunk, candidates)
         if at is not None:
             return index * CHUNK_BYTES + at
+    return None
+
+
+def _lost_byte(found: Content, versions: Sequence[Content]) -> int | None:
+    """Offset of the first piece that all `versions` agree about and `found` does not have."""
+    stable = min(map(size_of, versions), default=0)
+    if size_of(found) < stable:
+        return size_of(found)
+    for index in range(-(-stable // CHUNK_BYTES)):
+        chunks = [version[index] for version in versions]
+        length = min(map(len, chunks))
+        if any(chunk[:length] == found[index][:length] for chunk in chunks):
+            continue
+        # By pieces, because single bytes may agree by chance.
+        for at in range(0, length - _PIECE_BYTES + 1, _PIECE_BYTES):
+            pieces = {chunk[at : at + _PIECE_BYTES] for chunk in chunks}
+            if len(pieces) == 1 and found[index][at : at + _PIECE_BYTES] not in pieces:
+                return index * CHUNK_BYTES + at
     return None
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 from conftest import SEED
-from crash_rig import Remains, World, scratch, stopped_world, warnings_expected
+from crash_rig import Remains, World, logs_expected, scratch, stopped_world
 from oracle import Oracle, Photo, photograph, size_of
 from volume_rig import Crash, Rig
 from workload import Program, noise
@@ -233,7 +233,7 @@ def test_random_programs_survive(number: int, monkeypatch: pytest.MonkeyPatch) -
         checkpoint_segments=rng.choice((2, 32)),
         segment_members_max=rng.choice((2, 50_000)),
     )
-    with scratch() as directory, warnings_expected():
+    with scratch() as directory, logs_expected():
         (directory / "0").mkdir()
         rig = Rig(directory / "0", config=config)
         trio.run(rig.format)

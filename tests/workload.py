@@ -5,11 +5,16 @@ from __future__ import annotations
 import dataclasses
 import random
 import stat
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from oracle import Content, Oracle, Photo, names_of, node_of, overwritten, resized, size_of
 
+from tapefs.errors import TapefsError
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from volume_rig import User
 
 
@@ -25,7 +30,7 @@ class Program:
         self.user = user
         self.oracle = oracle
 
-    def _photo(self) -> Photo:
+    def photo(self) -> Photo:
         """The tree now: names and attributes of the mount, content as the program wrote it."""
         catalog = self.user.volume.catalog
         before, photo = self.oracle.last, Photo()
@@ -38,7 +43,7 @@ class Program:
         return photo
 
     def _took_place(self) -> None:
-        self.oracle.history.append(self._photo())
+        self.oracle.history.append(self.photo())
 
     # -- names
 
@@ -98,6 +103,15 @@ class Program:
         )
         self.oracle.history.append(Photo(before.names, {**before.nodes, ino: node}))
 
+    @contextmanager
+    def _retracted_when_refused(self) -> Iterator[None]:
+        """An error means that nothing changed."""
+        try:
+            yield
+        except TapefsError:
+            self.oracle.history.pop()
+            raise
+
     def _happened(self, ino: int) -> None:
         """The change that was announced is done."""
         inode = self.user.volume.catalog.inode(ino)
@@ -120,14 +134,16 @@ class Program:
     async def write_open(self, ino: int, data: bytes, offset: int) -> None:
         """pwrite(2) on a file that is open."""
         self._announce(ino, overwritten(self.oracle.last.nodes[ino].content, offset, data))
-        await self.user.volume.contents.write(ino, offset, data)
+        with self._retracted_when_refused():
+            await self.user.volume.contents.write(ino, offset, data)
         self._happened(ino)
 
     async def truncate(self, path: str, size: int) -> None:
         """truncate(2)."""
         ino = self.user.find(path).ino
         self._announce(ino, resized(self.oracle.last.nodes[ino].content, size))
-        await self.user.volume.contents.truncate(ino, size)
+        with self._retracted_when_refused():
+            await self.user.volume.contents.truncate(ino, size)
         self._happened(ino)
 
     # -- promises
