@@ -75,7 +75,8 @@ async def settle_end(
     if end.block < expected:
         raise WrongTape(
             f"the tape ends at block {end.block}, but this host's catalog knows it up to block "
-            f"{expected}; it is an older copy or was formatted or overwritten elsewhere"
+            f"{expected}; it is an older copy, or was overwritten elsewhere: to read it as it is, "
+            "mount it with another --state-dir"
         )
     if end.last_file_end + 1 == expected:
         await _prove_last_tail(drive, view)
