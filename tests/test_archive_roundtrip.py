@@ -18,7 +18,8 @@ from volume_rig import Rig, dump
 from tapefs.archive.contents import FileState
 from tapefs.config import Config
 from tapefs.entries import TapeFileKind
-from tapefs.errors import DataMismatch, FilesystemError, VolumeFull, WrongTape
+from tapefs.errors import DataMismatch, FilesystemError, TapefsError, VolumeFull, WrongTape
+from tapefs.scsi.cdb import Rewind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -394,3 +395,23 @@ async def test_fsync_covers_what_another_descriptor_wrote(
         monkeypatch.setattr(os, "fdatasync", fdatasync)
         await user.fsync("file")
         assert synced == [str(user.volume.spool.path(ino))]
+
+
+async def test_a_tape_moved_unseen_is_noticed_before_anything_is_written(
+    rig: Rig, assert_logs: Callable[[str], object]
+) -> None:
+    async with rig.mounted() as user:
+        await user.write("first", content(15, 300_000))
+        await user.sync()
+        before = rig.tap.read_bytes()
+        # Somebody else's command: the head is at the label now, and nobody told us.
+        assert user.target.execute(Rewind().pack(), b"").good
+        await user.write("second", content(16, 300_000))
+        with assert_logs("segment.failed"), pytest.raises(TapefsError):  # type: ignore[attr-defined]
+            await user.sync()
+        assert rig.tap.read_bytes()[: len(before) - 4] == before[: len(before) - 4]
+        await user.sync()
+    shutil.rmtree(rig.state)
+    async with rig.mounted() as user:
+        assert await user.read("first") == content(15, 300_000)
+        assert await user.read("second") == content(16, 300_000)
