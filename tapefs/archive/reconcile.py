@@ -74,6 +74,7 @@ def _give_up(catalog: Catalog, ino: int, lost: RangeSet, dirty: RangeSet) -> Non
     known = [end for _, end in dirty]
     known += [extent.offset + extent.length for extent in catalog.extents(ino)]
     inode.size = min(inode.size, max(known, default=0))
+    inode.sha256 = inode.xxh128 = None
     catalog.changed(inode)
     names = catalog.links(ino)
     telemetry.event(
