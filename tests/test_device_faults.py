@@ -24,6 +24,7 @@ from workload import Program, noise
 from tapefs.config import Config
 from tapefs.emulator.transport import TargetTransport
 from tapefs.errors import DriveGone, TapefsError
+from tapefs.scsi.cdb import Space6, SpaceCode, Write6, WriteFilemarks6
 
 if TYPE_CHECKING:
     from array import array
@@ -187,6 +188,34 @@ def test_a_block_cannot_be_written(times: int) -> None:
             failures += fails(TargetTransport, f"block {block}", spoil)
     print(f"{len(blocks)} blocks tried")
     assert not failures, "\n".join(failures)
+
+
+@pytest.mark.parametrize("goes_back", [False, True])
+async def test_nothing_is_written_when_the_end_of_the_tape_has_moved(goes_back: bool) -> None:
+    with scratch() as directory, logs_expected(up_to=logging.ERROR):
+        rig = Rig(directory, config=CONFIG)
+        await rig.format()
+        async with rig.mounted() as user:
+            program = Program(user, Oracle(Photo()))
+            await program.write("one", noise(1, 100_000))
+            await program.sync()
+            # Somebody else has the drive for a moment.
+            intruder = TargetTransport(user.target)
+            await intruder.execute(Write6(100), noise(2, 100))
+            await intruder.execute(WriteFilemarks6(1))
+            if goes_back:
+                await intruder.execute(Space6(SpaceCode.FILEMARKS, -1))
+                await intruder.execute(Space6(SpaceCode.BLOCKS, -1))
+                user.volume.scheduler.head_block = None
+            cartridge = user.target.cartridge
+            assert cartridge is not None
+            end = cartridge.object_count
+            await program.write("two", noise(3, 100_000))
+            with pytest.raises(TapefsError, match="block"):
+                await program.sync()
+            assert cartridge.object_count == end
+            assert await user.read("two") == noise(3, 100_000)
+            raise Crash
 
 
 def fails(

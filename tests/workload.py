@@ -8,6 +8,7 @@ import stat
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import trio
 from oracle import Content, Oracle, Photo, names_of, node_of, overwritten, resized, size_of
 
 from tapefs.errors import TapefsError
@@ -237,7 +238,11 @@ async def second_mount(program: Program) -> None:
 
 async def changes_while_archiving(program: Program) -> None:
     """System calls, one after the other, while a segment is being written."""
+    contents, held_open = program.user.volume.contents, program.create("held-open")
+    await contents.open(held_open, write=True)
     for number in range(4):
+        await program.write_open(held_open, noise(25 + number, 30_000), number * 30_000)
+        await trio.lowlevel.checkpoint()
         await program.write("busy", noise(20 + number, 40_000), number * 25_000)
         await program.write(f"new-{number}", noise(30 + number, 50_000))
         program.rename(f"new-{number}", "replaced")
@@ -246,6 +251,7 @@ async def changes_while_archiving(program: Program) -> None:
         if number == 2:
             await program.truncate("busy", 30_000)
             program.unlink("victim")
+    await contents.release(held_open, write=True)
 
 
 async def large_file(program: Program, size_mib: int) -> None:
