@@ -15,7 +15,7 @@ packages="fuse3 libfuse3-dev pkg-config libusb-1.0-0 gcc libc6-dev python3-dev p
 packages="$packages rsync attr acl tar"
 case $kind in
     run) extra= ;;
-    test) extra="[test]" packages="$packages libarchive-tools" ;;
+    test) extra="[test]" packages="$packages libarchive-tools libcap2-bin psmisc" ;;
     *) echo "usage: contrib/prepare.sh run|test" >&2; exit 2 ;;
 esac
 
