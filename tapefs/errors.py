@@ -246,3 +246,16 @@ def errno_of(error: TapefsError) -> int:
     if isinstance(error, FilesystemError):
         return error.errno_number
     return error.errno_value
+
+
+def leaves_of(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    """The errors in a group of groups, without the groups; the order means nothing."""
+    leaves: list[BaseException] = []
+    pending: list[BaseException] = [group]
+    while pending:
+        exc = pending.pop()
+        if isinstance(exc, BaseExceptionGroup):
+            pending.extend(exc.exceptions)
+        else:
+            leaves.append(exc)
+    return leaves

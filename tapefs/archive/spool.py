@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
 from typing import TYPE_CHECKING, Final
 
 from tapefs.errors import StateUnusable
@@ -119,10 +118,6 @@ class Spool:
     def pressure(self) -> float:
         """How full the spool is, 0.0 to 1.0 and beyond."""
         return self.used_bytes / self.limit_bytes
-
-    def free_disk_bytes(self) -> int:
-        """What the local filesystem that holds the spool still has free."""
-        return shutil.disk_usage(self._directory).free
 
     def sweep(self, known: set[int]) -> int:
         """Delete spool files of inodes not in `known` (left by a crash). Returns how many."""

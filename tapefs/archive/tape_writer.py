@@ -17,7 +17,7 @@ import zstandard
 from tapefs import telemetry
 from tapefs.archive.policy import JobKind
 from tapefs.archive.recovery import settle_end
-from tapefs.errors import NotFinalized, StateUnusable, TapefsError
+from tapefs.errors import NotFinalized, StateUnusable, TapefsError, leaves_of
 from tapefs.volume.records import RecordBuffers
 from tapefs.volume.segment import CheckpointBuilder, Place
 from tapefs.volume.session import AppendProgress, append, go_to_end, prove_position
@@ -239,14 +239,7 @@ def _take(records: Iterator[array[int]]) -> list[array[int]]:
 
 def _root_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """The error that made the others happen: the drive's before the assembler's broken pipe."""
-    flat: list[BaseException] = []
-    pending: list[BaseException] = [group]
-    while pending:
-        exc = pending.pop()
-        if isinstance(exc, BaseExceptionGroup):
-            pending.extend(exc.exceptions)
-        else:
-            flat.append(exc)
+    flat = leaves_of(group)
     own = [exc for exc in flat if not isinstance(exc, trio.BrokenResourceError | trio.Cancelled)]
     known = [exc for exc in own if isinstance(exc, TapefsError) and type(exc) is not NotFinalized]
     bugs = [exc for exc in own if not isinstance(exc, TapefsError)]

@@ -16,7 +16,7 @@ from tapefs.archive.mounted import closing_volume, open_volume
 from tapefs.config import Config, parse_options
 from tapefs.daemon.drives import OpenedDrive, open_drive, require_medium
 from tapefs.daemon.service import MountService
-from tapefs.errors import NotFinalized, TapefsError
+from tapefs.errors import NotFinalized, TapefsError, leaves_of
 from tapefs.fuse.mountpoint import prepare_mountpoint, require_fuse
 from tapefs.fuse.operations import Operations
 from tapefs.fuse.session import mount_options, serve
@@ -168,13 +168,6 @@ async def _finalize(volume: MountedVolume, service: MountService) -> None:
 
 def _single_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """What to tell when a group of tasks failed: the first error of ours, else the first."""
-    flat: list[BaseException] = []
-    pending: list[BaseException] = [group]
-    while pending:
-        exc = pending.pop()
-        if isinstance(exc, BaseExceptionGroup):
-            pending.extend(exc.exceptions)
-        elif not isinstance(exc, trio.Cancelled):
-            flat.append(exc)
+    flat = [exc for exc in leaves_of(group) if not isinstance(exc, trio.Cancelled)]
     known = [exc for exc in flat if isinstance(exc, TapefsError)]
     return (known or flat or [group])[0]

@@ -140,7 +140,6 @@ class SegmentBuilder(_TapeFileBuilder):
 
     def __init__(self, place: Place, buffers: RecordBuffers, work: Path) -> None:
         super().__init__(place, buffers)
-        self.member_count = 0
         self.journal_path = work / f"segment-{place.sequence}.ndjson"
         self._manifest_path = work / f"segment-{place.sequence}.sha256"
         self._journal = self.journal_path.open("wb")
@@ -231,7 +230,6 @@ class SegmentBuilder(_TapeFileBuilder):
         except ValueError:
             # More extended attributes than an archive can hold; the journal has them all.
             header = member_header(dataclasses.replace(member, xattrs={}))
-        self.member_count += 1
         self._packer.put(header)
 
 
