@@ -1,7 +1,7 @@
 """The control socket of a mount: JSON lines, so that any command or script may ask.
 
-A mount listens on `socket_path(mountpoint)`. A request is one line, `{"op": "status"}`, `"sync"` or
-`"wait_finalized"`. The answer is any number of
+A mount listens on `socket_path(mountpoint)`. A request is one line, `{"op": "status"}`,
+`"generations"`, `"sync"` or `"wait_finalized"`. The answer is any number of
 
     {"event": "accepted"}                                      the wait has begun
     {"event": "progress", "phase": ..., "done_bytes": ..., "total_bytes": ..., "message": ...}
@@ -11,8 +11,9 @@ and then exactly one of
     {"event": "result", "result": {...}}
     {"event": "error", "message": "one sentence", "exit_code": N}
 
-`status` is answered from memory: it works while the mount waits for the tape. The server runs in
-the daemon's trio loop and touches nothing but the `Service`; clients are ordinary blocking code.
+`status` and `generations` are answered at once, also while the mount waits for the tape. The
+server runs in the daemon's trio loop and touches nothing but the `Service`; clients are ordinary
+blocking code.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ CLIENTS_MAX: Final = 64
 LAST_ANSWERS_S: Final = 10.0
 # How long a client waits for the first line of an answer.
 FIRST_ANSWER_S: Final = 15.0
+# Requests that are answered from what the daemon knows.
+_IMMEDIATE: Final = frozenset({"status", "generations"})
 
 
 class Service(Protocol):
@@ -54,6 +57,9 @@ class Service(Protocol):
 
     def status(self) -> dict[str, Any]:
         """What the mount is doing, as JSON types. Must not wait."""
+
+    def generations(self) -> dict[str, Any]:
+        """The checkpoints on the tape, as JSON types. Must not wait."""
 
     async def sync(self, report: Report) -> dict[str, Any]:
         """Return when everything written so far is on tape; raises TapefsError when it cannot be.
@@ -173,7 +179,9 @@ class ControlServer:
     async def _answer(self, stream: trio.SocketStream, lines: _Lines, line: bytes) -> None:
         op = _op_of(line)
         if op == "status":
-            await _send(stream, await _outcome(self._status, _ignore))
+            await _send(stream, await _outcome(_at_once(self._service.status), _ignore))
+        elif op == "generations":
+            await _send(stream, await _outcome(_at_once(self._service.generations), _ignore))
         elif op == "sync":
             await _answer_slowly(stream, self._service.sync)
         elif op == "wait_finalized":
@@ -183,9 +191,6 @@ class ControlServer:
                 nursery.cancel_scope.cancel()
         else:
             await _send(stream, _error_event(errors.UsageError(f"unknown control request '{op}'")))
-
-    async def _status(self, _report: Report) -> dict[str, Any]:
-        return self._service.status()
 
 
 async def serve(
@@ -336,8 +341,17 @@ def _error_event(exc: TapefsError) -> Event:
     return {"event": "error", "message": str(exc), "exit_code": int(exc.exit_code)}
 
 
+def _at_once(question: Callable[[], dict[str, Any]]) -> Callable[[Report], Awaitable[Event]]:
+    """`question`, which needs no waiting, as an operation."""
+
+    async def operation(_report: Report) -> dict[str, Any]:
+        return question()
+
+    return operation
+
+
 def _ignore(event: Event) -> None:
-    """Status is immediate: it has no progress to report."""
+    """What is answered at once has no progress to report."""
 
 
 async def _send(stream: trio.SocketStream, event: Event) -> None:
@@ -414,8 +428,12 @@ class Connection:
 
     def status(self) -> dict[str, Any]:
         """What the mount is doing now."""
-        self._ask("status")
-        return self.finish("status", _ignore)
+        return self.ask("status")
+
+    def ask(self, op: str) -> dict[str, Any]:
+        """The answer to `op`, one that is answered at once."""
+        self._ask(op)
+        return self.finish(op, _ignore)
 
     def wait_gone(self, timeout_s: float) -> bool:
         """Wait until the daemon's process has ended, so that drive and catalog are free again."""
@@ -448,7 +466,7 @@ class Connection:
         return event
 
     def _gone(self, op: str) -> TapefsError:
-        if op == "status":
+        if op in _IMMEDIATE:
             return NotMounted(f"the daemon of {self._mountpoint} has just ended; mount again")
         return NotFinalized(
             f"the daemon of {self._mountpoint} ended before everything was on tape; what was "
@@ -462,8 +480,8 @@ def request(mountpoint: Path, op: str, on_progress: Report) -> dict[str, Any]:
     Raises NotMounted, or what the daemon says went wrong.
     """
     with Connection(mountpoint) as connection:
-        if op == "status":
-            return connection.status()
+        if op in _IMMEDIATE:
+            return connection.ask(op)
         connection.start(op)
         return connection.finish(op, on_progress)
 

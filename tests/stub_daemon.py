@@ -27,6 +27,7 @@ class MountRequest:
     options: str
     state_dir: Path
     read_only: bool
+    generation: int | None
     foreground: bool
     verbose: bool
 

@@ -53,7 +53,7 @@ def test_mount_in_the_foreground(
     assert cli.main(words) == 0
     assert requests == [
         MountRequest(
-            "usb", tmp_path, "settle=1,idle=2", arguments.state_dir(None), True, True, False
+            "usb", tmp_path, "settle=1,idle=2", arguments.state_dir(None), True, None, True, False
         )
     ]
     assert capsys.readouterr().err.splitlines() == [

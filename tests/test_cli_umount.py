@@ -36,6 +36,9 @@ class Mounted:
     def status(self) -> dict[str, Any]:
         return STATUS
 
+    def generations(self) -> dict[str, Any]:
+        return {"name": "TAPE", "volume": "V", "generations": []}
+
     async def sync(self, report: control.Report) -> dict[str, Any]:
         report({"phase": "archive", "message": "writing segment 1"})
         return {"sequence": 1, "written_bytes": 2048}

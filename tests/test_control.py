@@ -49,6 +49,9 @@ class Tape:
             raise self.failure
         return {"mountpoint": str(MOUNTPOINT), "spool": {"backlog_bytes": 7}}
 
+    def generations(self) -> dict[str, Any]:
+        return {"name": "TAPE", "volume": "V", "generations": []}
+
     async def sync(self, report: Report) -> dict[str, Any]:
         return await self._wait("sync", report)
 

@@ -188,7 +188,12 @@ class Rig:
 
     @asynccontextmanager
     async def mounted(
-        self, *, state: Path | None = None, config: Config | None = None, read_only: bool = False
+        self,
+        *,
+        state: Path | None = None,
+        config: Config | None = None,
+        read_only: bool = False,
+        generation: int | None = None,
     ) -> AsyncIterator[User]:
         """Mount; finalize when the block ends, unless it raised."""
         directory = make_directory((state or self.state) / str(self.label.volume_uuid))
@@ -203,7 +208,10 @@ class Rig:
                 config or self.config,
                 lambda _: None,
                 boot_id="test",
-                read_only_reason="mounted read-only" if read_only else None,
+                read_only_reason="mounted read-only"
+                if read_only or generation is not None
+                else None,
+                generation=generation,
             )
             crashed = directory.with_name("crashed")
             with closing_volume(volume):

@@ -79,10 +79,7 @@ async def open_catalogs(
     Raises WrongTape when the tape was changed elsewhere while this host still has something for
     it, or is older than what this host knows; DamagedTape; StateUnusable; DriveBusy.
     """
-    work = make_directory(directory / "work")
-    for left_over in work.iterdir():
-        left_over.unlink()
-    view = await _open_view(drive, label, directory, work, report, writable=writable)
+    view = await open_view(drive, label, directory, report, writable=writable)
     try:
         catalog = await _open_live(view, directory / LIVE_NAME)
     except BaseException:
@@ -91,15 +88,22 @@ async def open_catalogs(
     return view, catalog
 
 
-async def _open_view(
+async def open_view(
     drive: TapeDrive,
     label: Label,
     directory: Path,
-    work: Path,
     report: Report,
     *,
     writable: bool,
 ) -> TapeView:
+    """The tape view of the loaded volume in `directory`, made when missing, agreeing with the tape.
+
+    Raises WrongTape when the tape is older than what this host knows; DamagedTape; StateUnusable;
+    DriveBusy.
+    """
+    work = make_directory(directory / "work")
+    for left_over in work.iterdir():
+        left_over.unlink()
     path = directory / VIEW_NAME
     salvages = may_salvage(directory)
     if not path.exists():
@@ -117,7 +121,7 @@ async def _open_view(
 
 async def _open_live(view: TapeView, path: Path) -> Catalog:
     if not path.exists():
-        return await _fresh_live(view, path)
+        return await fresh_live(view, path)
     catalog = Catalog.open(path)
     last = view.last_tape_file()
     if catalog.confirmed_sequence > (last.sequence if last else 0):
@@ -142,10 +146,12 @@ async def _open_live(view: TapeView, path: Path) -> Catalog:
         )
     telemetry.event(telemetry.ROLL_FORWARD, written_elsewhere=True)
     remove_database(path)
-    return await _fresh_live(view, path)
+    return await fresh_live(view, path)
 
 
-async def _fresh_live(view: TapeView, path: Path) -> Catalog:
+async def fresh_live(view: TapeView, path: Path) -> Catalog:
+    """A live catalog in the new file `path` that says what `view` says. Raises StateUnusable."""
+
     def create() -> None:
         # What was salvaged stands nowhere but in the view, and the catalog will rely on it.
         view.sync()

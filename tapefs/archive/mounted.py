@@ -19,6 +19,7 @@ from tapefs.archive.archiver import Archiver
 from tapefs.archive.capacity import CapacityAccount
 from tapefs.archive.catalogs import open_catalogs
 from tapefs.archive.contents import Contents
+from tapefs.archive.generations import directory_of, open_generation
 from tapefs.archive.recall import RecallService
 from tapefs.archive.reconcile import reconcile_spool
 from tapefs.archive.scheduler import Scheduler
@@ -62,6 +63,8 @@ class MountedVolume:
     account: CapacityAccount
     config: Config
     writable: bool
+    # The checkpoint that is shown; None for the volume as it is now.
+    generation: int | None = None
     clean: bool = False
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -122,15 +125,22 @@ async def open_volume(
     *,
     boot_id: str,
     read_only_reason: str | None,
+    generation: int | None = None,
     clock_ns: Callable[[], int] = time.time_ns,
 ) -> MountedVolume:
     """Recover what there is to recover, prove the end of the tape, and build the parts.
 
+    With `generation`, the volume as it was at that checkpoint, which needs a `read_only_reason`.
     The drive must have no other user from here on. Raises WrongTape, DamagedTape, StateUnusable,
     DriveBusy and the drive's errors. Pair with `closing_volume`.
     """
     writable = read_only_reason is None
-    view, catalog = await open_catalogs(drive, label, directory, report, writable=writable)
+    if generation is None:
+        view, catalog = await open_catalogs(drive, label, directory, report, writable=writable)
+    else:
+        assert not writable
+        view, catalog = await open_generation(drive, label, directory, generation, report)
+        directory = directory_of(directory, generation)
     try:
         account = await _account(drive, label, view, config)
         reading = TapeView.open(view.path)
@@ -180,6 +190,7 @@ async def open_volume(
         account,
         config,
         writable,
+        generation,
     )
 
 

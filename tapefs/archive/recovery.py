@@ -172,7 +172,7 @@ async def _from_checkpoint(
             tail = await _checkpoint_tail_before(drive, tail, label.record_bytes)
             continue
         try:
-            return await _load_checkpoint(drive, tail, label, target, work, report)
+            return await load_checkpoint(drive, tail, label, target, work, report)
         except (DamagedTape, MediumFailed) as exc:
             telemetry.event(
                 telemetry.ROLL_FORWARD,
@@ -216,9 +216,13 @@ async def _checkpoint_tail_before(drive: TapeDrive, tail: Tail, record_bytes: in
     return found if earlier and found.volume_uuid == tail.volume_uuid else None
 
 
-async def _load_checkpoint(
+async def load_checkpoint(
     drive: TapeDrive, tail: Tail, label: Label, target: Path, work: Path, report: Report
 ) -> TapeView:
+    """The catalog in the checkpoint that ends in `tail`, as a new view in `target`.
+
+    Raises DamagedTape and MediumFailed when it cannot be read or believed, StateUnusable.
+    """
     packed, plain = work / "checkpoint.zst", work / "checkpoint.sqlite"
 
     def progress(done: int, total: int) -> None:

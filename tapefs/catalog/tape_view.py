@@ -176,6 +176,16 @@ class TapeView(Namespace):
         )
         return tape_file_from(row) if row else None
 
+    def checkpoint(self, generation: int) -> TapeFile | None:
+        """The checkpoint that is generation number `generation`, counted from 1, or None."""
+        if generation < 1:
+            return None
+        row = self._database.first(
+            f"{_SELECT_FILE} WHERE kind = 'checkpoint' ORDER BY sequence LIMIT 1 OFFSET ?",
+            (generation - 1,),
+        )
+        return tape_file_from(row) if row else None
+
     def checkpoint_count(self) -> int:
         """How many checkpoints the tape has."""
         row = self._database.first("SELECT count(*) FROM tape_file WHERE kind = 'checkpoint'")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import platformdirs
 
+from tapefs import telemetry
 from tapefs.cli.terminal import Terminal
 from tapefs.errors import UsageError
 
@@ -93,3 +94,9 @@ def state_dir(chosen: str | None) -> Path:
     if os.geteuid() == 0:
         return Path("/var/lib/tapefs")
     return platformdirs.user_state_path("tapefs")
+
+
+def log_if_wanted(arguments: argparse.Namespace) -> None:
+    """Log in detail to standard error when `--verbose` was given."""
+    if arguments.verbose:
+        telemetry.set_up(None, verbose=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tapefs import telemetry
 from tapefs.cli import arguments as shared
 from tapefs.cli.terminal import Table, named_rows
 from tapefs.config import RECORD_BYTES_MAX, RECORD_BYTES_MIN, parse_bytes
@@ -62,7 +61,7 @@ def run_format(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
     from tapefs import daemon  # noqa: PLC0415
 
-    _log_if_wanted(arguments)
+    shared.log_if_wanted(arguments)
     terminal.if_interrupted = "interrupted; the tape may have no label now: format it again"
     with terminal.progress() as progress:
         result = trio.run(
@@ -85,7 +84,7 @@ def run_rebuild(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
     from tapefs import daemon  # noqa: PLC0415 - see run_format
 
-    _log_if_wanted(arguments)
+    shared.log_if_wanted(arguments)
     terminal.if_interrupted = "interrupted; the tape is as it was: run the command again"
     with terminal.progress() as progress:
         result = trio.run(daemon.rebuild, drive, state_dir, progress)
@@ -101,8 +100,3 @@ def record_size(text: str | None) -> int | None:
     if not RECORD_BYTES_MIN <= size_bytes <= RECORD_BYTES_MAX or size_bytes & (size_bytes - 1):
         raise UsageError(f"a record size of {text} cannot be; take 64K, 128K, 256K, 512K or 1M")
     return size_bytes
-
-
-def _log_if_wanted(arguments: argparse.Namespace) -> None:
-    if arguments.verbose:
-        telemetry.set_up(None, verbose=True)

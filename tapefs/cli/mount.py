@@ -46,6 +46,12 @@ def add_parser(commands: shared.Commands) -> None:
     )
     parser.add_argument("--foreground", action="store_true", help="stay, and log to the terminal")
     parser.add_argument("--read-only", action="store_true", help="refuse every change")
+    parser.add_argument(
+        "--generation",
+        metavar="N",
+        type=int,
+        help="the volume as it was at checkpoint N, read-only; 'tapefs generations' lists them",
+    )
     shared.add_state_dir(parser)
 
 
@@ -64,7 +70,8 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
         mountpoint=mountpoint,
         options=options,
         state_dir=state_dir,
-        read_only=arguments.read_only or read_only,
+        read_only=arguments.read_only or read_only or arguments.generation is not None,
+        generation=arguments.generation,
         foreground=arguments.foreground,
         verbose=arguments.verbose,
     )

@@ -3,7 +3,14 @@
 Only here is a transport chosen: the one place that knows both the drive and the wires.
 """
 
-from tapefs.daemon.commands import format_tape, list_drives, rebuild
+from tapefs.daemon.commands import format_tape, list_drives, list_generations, rebuild
 from tapefs.daemon.mount import MountRequest, run_mount
 
-__all__ = ["MountRequest", "format_tape", "list_drives", "rebuild", "run_mount"]
+__all__ = [
+    "MountRequest",
+    "format_tape",
+    "list_drives",
+    "list_generations",
+    "rebuild",
+    "run_mount",
+]

@@ -6,7 +6,8 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any, Final
 
-from tapefs.archive.catalogs import VIEW_NAME, make_directory, may_salvage
+from tapefs.archive.catalogs import VIEW_NAME, make_directory, may_salvage, open_view
+from tapefs.archive.generations import generations_answer
 from tapefs.archive.recovery import rebuild as rebuild_view
 from tapefs.catalog import remove_database
 from tapefs.config import RECORD_BYTES_DEFAULT, RECORD_BYTES_MIN
@@ -138,6 +139,25 @@ async def _refuse_data(drive: TapeDrive) -> None:
     if end.block > _LABEL_BLOCKS:
         raise TapeHasData(f"the tape is the volume '{label.name}' and holds files; {again}")
     raise TapeHasData(f"the tape is already the volume '{label.name}', still empty; {again}")
+
+
+async def list_generations(drive_name: str, state_dir: Path, report: Report) -> dict[str, Any]:
+    """The generations of the loaded volume; this computer's catalog follows the tape first.
+
+    Writes nothing to tape.
+    """
+    make_directory(state_dir)
+    async with open_drive(drive_name) as opened:
+        await require_medium(opened)
+        label = await read_label(opened.drive)
+        directory = make_directory(state_dir / "volumes" / str(label.volume_uuid))
+        view = await open_view(opened.drive, label, directory, report, writable=False)
+        try:
+            answer = generations_answer(view)
+        finally:
+            view.close()
+        await opened.drive.rewind()
+        return answer
 
 
 async def rebuild(drive_name: str, state_dir: Path, report: Report) -> dict[str, Any]:

@@ -35,13 +35,17 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True, slots=True)
 class MountRequest:
-    """What `tapefs mount` was asked for. `options` is what stood behind -o."""
+    """What `tapefs mount` was asked for. `options` is what stood behind -o.
+
+    `generation`: the checkpoint to show, read-only, instead of the volume as it is now.
+    """
 
     drive: str
     mountpoint: Path
     options: str
     state_dir: Path
     read_only: bool = False
+    generation: int | None = None
     foreground: bool = False
     verbose: bool = False
 
@@ -89,6 +93,8 @@ class _Mount:
         reason = None
         if opened.drive.write_protected:
             reason = "the cartridge is write protected"
+        elif self._request.generation is not None:
+            reason = f"generation {self._request.generation} is history and cannot be changed"
         elif self._request.read_only:
             reason = "the volume is mounted read-only"
         volume = await open_volume(
@@ -99,6 +105,7 @@ class _Mount:
             self._report,
             boot_id=_BOOT_ID.read_text().strip(),
             read_only_reason=reason,
+            generation=self._request.generation,
         )
         with closing_volume(volume):
             service = MountService(self._request.mountpoint, opened, volume)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from tapefs.archive.generations import generations_answer
 from tapefs.errors import NotFinalized, TapefsError
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class MountService:
             "uuid": str(volume.label.volume_uuid),
             "pid": os.getpid(),
             "mode": "read-write" if volume.writable else "read-only",
+            "generation": volume.generation,
             "state": archiver.state if archiver.state != "idle" else (lane.running or "idle"),
             "problem": volume.contents.admission.read_only_reason
             or volume.contents.admission.stuck_reason,
@@ -92,6 +94,10 @@ class MountService:
                 "reads_waiting": recall.waiting,
             },
         }
+
+    def generations(self) -> dict[str, Any]:
+        """The checkpoints on this tape, as JSON types; never waits."""
+        return generations_answer(self._volume.view)
 
     async def sync(self, report: Report | None = None) -> dict[str, Any]:
         """Everything written so far is on tape, flushed, when this returns."""
