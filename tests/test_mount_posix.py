@@ -72,7 +72,11 @@ class Mount:
             self.ended.set()
 
     async def umount(self) -> int:
-        done = await trio.run_process(["umount", self.path], check=False, capture_stderr=True)
+        # close_fds: this process serves the mount. Its child would close what it inherits of a file
+        # in there and wait for an answer, while Python, in vfork, waits for the child.
+        done = await trio.run_process(
+            ["umount", self.path], check=False, capture_stderr=True, close_fds=False
+        )
         return done.returncode
 
     def ino(self, name: bytes) -> int:
