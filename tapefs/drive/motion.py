@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from tapefs.drive.position import PositionMismatch, TapeAddress, TapePosition
 from tapefs.drive.probe import Capabilities
+from tapefs.errors import DriveFailed
 from tapefs.scsi.cdb import (
     Locate10,
     Locate16,
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 # The largest count that SPACE(6) can carry.
 SPACE_COUNT_MAX: Final = 0x7FFFFF
+# More tape files than fit on any tape: a drive that tells of more does not move.
+COUNTED_MOTIONS_MAX: Final = 1_000_000
 
 
 class TapeMotion:
@@ -210,13 +213,18 @@ class TapeMotion:
         here = self._counter
         if None in (here.block, here.file, here.block_in_file):
             await self.rewind()
-        while True:
+        for _ in range(COUNTED_MOTIONS_MAX):
             try:
                 await self.space_blocks(SPACE_COUNT_MAX)
             except FilemarkDetected:
                 continue
             except EndOfData:
                 return
+        here.lose()
+        raise DriveFailed(
+            f"the drive found no end of data in {COUNTED_MOTIONS_MAX} tape files;"
+            " power-cycle the drive and try again"
+        )
 
     def _fail(self, condition: CheckCondition) -> NoReturn:
         """Raise `condition`, which is the result of nothing that was asked for."""

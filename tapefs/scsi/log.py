@@ -18,6 +18,9 @@ SUPPORTED_PAGES_PAGE: Final = 0x00
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
+# What fits a signed 64-bit number, as file systems and databases want it.
+_CAPACITY_BYTES_MAX: Final = 2**63 - 1
+
 # Control byte of a parameter: binary format, list parameter.
 _BINARY_LIST: Final = 0x03
 
@@ -79,24 +82,33 @@ class TapeCapacity:
     def from_page(cls, page: LogPage, unit_bytes: int = MIB) -> TapeCapacity | None:
         """From log page 31h, whose unit the standard leaves open: LTO counts MiB, Sony KiB.
 
-        None when a number is missing or the maximum is 0.
+        None when a number is missing or absurd, or the maximum is 0.
         """
         remaining, total = page.number(1), page.number(3)
         if page.page != TAPE_CAPACITY_PAGE or remaining is None or not total:
             return None
-        return cls(remaining * unit_bytes, total * unit_bytes)
+        return cls._in(unit_bytes, remaining, total)
 
     @classmethod
     def from_statistics(cls, page: LogPage) -> TapeCapacity | None:
         """From log page 17h (SSC-4, Volume Statistics), which counts 10^6 bytes.
 
-        None when the drive does not know: numbers of all ones, or no record for partition 0.
+        None when the drive does not know: numbers of all ones or absurd ones, or no record for
+        partition 0.
         """
         total = _partition_megabytes(page.parameters.get(0x0202, b""))
         remaining = _partition_megabytes(page.parameters.get(0x0204, b""))
         if page.page != VOLUME_STATISTICS_PAGE or remaining is None or not total:
             return None
-        return cls(remaining * 1_000_000, total * 1_000_000)
+        return cls._in(1_000_000, remaining, total)
+
+    @classmethod
+    def _in(cls, unit_bytes: int, remaining: int, total: int) -> TapeCapacity | None:
+        """None when no tape has such a length: parameters can be 255 bytes long."""
+        most = _CAPACITY_BYTES_MAX // unit_bytes
+        if max(remaining, total) > most:
+            return None
+        return cls(remaining * unit_bytes, total * unit_bytes)
 
 
 def _partition_megabytes(records: bytes) -> int | None:
