@@ -37,6 +37,7 @@ RESET_RECOVERY: Final = "usb.reset_recovery"
 PORT_RESET: Final = "usb.port_reset"
 DRIVE_GONE: Final = "drive.gone"
 UNIT_ATTENTION: Final = "drive.unit_attention"
+DRIVE_ADVICE: Final = "drive.advice"
 TAPE_ALERT: Final = "drive.tape_alert"
 
 

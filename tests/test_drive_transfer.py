@@ -43,8 +43,10 @@ from tapefs.scsi.sense import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from conftest import Announcement
 
 
 @pytest.fixture
@@ -164,7 +166,10 @@ async def test_a_read_error_makes_the_position_unknown(rigs: Rigs, personality: 
     assert await read_number(drive) == 1
 
 
-async def test_a_recovered_error_is_a_success_and_is_counted(rigs: Rigs) -> None:
+async def test_a_recovered_error_is_a_success_and_is_counted(
+    rigs: Rigs, assert_logs: Callable[..., Announcement]
+) -> None:
+    assert_logs(r"drive\.advice .*cleaning", 1)
     rig = rigs()
     drive = await rig.open()
     await drive.rewind()

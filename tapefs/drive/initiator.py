@@ -6,6 +6,7 @@ SAM calls the side that sends commands the initiator. Reading and writing proper
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -16,11 +17,9 @@ from tapefs.scsi.sense import (
     AbortedCommand,
     CheckCondition,
     DeferredError,
-    MediumChanged,
+    DriveAdvice,
     ModeParametersChanged,
-    NoMedium,
     OverlappedCommands,
-    PowerOnReset,
     Reaction,
     Recovered,
     UnitAttention,
@@ -42,6 +41,9 @@ if TYPE_CHECKING:
 ATTEMPTS_MAX: Final = 10
 # A command that leaves the medium alone and was aborted may be sent this often in all.
 ABORTED_ATTEMPTS_MAX: Final = 3
+# What puts the medium in doubt until somebody has looked at it again.
+_IN_DOUBT: Final = (Reaction.REMOUNT, Reaction.NO_MEDIUM)
+_HEAD_KNOWN: Final = (Reaction.SUCCESS, Reaction.RESULT, Reaction.RESEND, Reaction.RESELECT)
 
 
 @dataclass(slots=True)
@@ -155,7 +157,9 @@ class Initiator:
 
     async def _is_passed(self, command: Command, condition: CheckCondition, attempt: int) -> bool:
         """Whether the command may simply be sent again."""
-        if self.in_session and isinstance(condition, MediumChanged | PowerOnReset | NoMedium):
+        if isinstance(condition, DriveAdvice):
+            telemetry.event(telemetry.DRIVE_ADVICE, logging.WARNING, says=condition)
+        if self.in_session and condition.reaction in _IN_DOUBT:
             self._doubt = condition.sense
             self.counter.lose()
             return False
@@ -181,8 +185,6 @@ def _tells_position(condition: CheckCondition) -> bool:
     """Whether the head is where it was, or where the condition itself says."""
     if isinstance(condition, DeferredError):
         return condition.reaction is Reaction.SUCCESS
-    if isinstance(condition, MediumChanged | PowerOnReset):
-        return False
-    if isinstance(condition, UnitAttention | UnknownOpcode | WriteProtectedCondition):
+    if isinstance(condition, UnknownOpcode | WriteProtectedCondition):
         return True
-    return condition.reaction in (Reaction.SUCCESS, Reaction.RESULT)
+    return condition.reaction in _HEAD_KNOWN

@@ -32,10 +32,12 @@ class Reaction(enum.Enum):
     LOAD = "send LOAD, then wait"
     RETRY = "send it again if it does not move the medium"
     RECOVER = "the position is unknown: rewind or locate before anything else"
+    RESEND = "only told in passing: the command was not executed, send it again"
     REMOUNT = "nothing known about the medium holds any more"
     RESELECT = "send MODE SELECT again"
     FALL_BACK = "the drive cannot do this: do without"
     READ_ONLY = "write no more on this medium"
+    APPEND = "write on this medium only where nothing was written yet"
     FULL = "the medium is full, and data is missing"
     ALLOW = "allow removal first"
     NO_MEDIUM = "there is nothing to work on"
@@ -106,6 +108,12 @@ class Recovered(CheckCondition):
     fault = Fault.DRIVE
 
 
+class DriveAdvice(Recovered):
+    """The command succeeded, and the drive wants something of the operator: cleaning, mostly."""
+
+    fault = Fault.OPERATOR
+
+
 class NotReadyCondition(CheckCondition, NotReady):
     """The drive cannot use its medium as things are."""
 
@@ -159,6 +167,10 @@ class ModeParametersChanged(UnitAttention):
     """Somebody else changed the drive's mode parameters."""
 
 
+class DriveChanged(UnitAttention):
+    """The drive has new firmware or calls itself something else; it must be probed again."""
+
+
 class EjectRequested(UnitAttention):
     """The operator pressed the eject button."""
 
@@ -170,7 +182,11 @@ class DataProtect(CheckCondition, WriteProtected):
 
 
 class WriteProtectedCondition(DataProtect):
-    """The cartridge is write-protected."""
+    """The cartridge or the drive is write-protected."""
+
+
+class WriteOnceCondition(DataProtect):
+    """The cartridge can be written only once: it may be appended to, never overwritten."""
 
 
 class BlankCheck(CheckCondition, MediumFailed):
@@ -188,15 +204,28 @@ class OverlappedCommands(AbortedCommand):
     exit_code = ExitCode.BUG
 
 
-class DeferredError(CheckCondition, DriveFailed):
+class DeferredError(CheckCondition):
     """An earlier command, reported good, failed after all; this one was not executed.
 
-    `condition` is what the failure would have been had it been reported at once.
+    `condition` is what the failure would have been had it been reported at once. Raised only as
+    one of the subclasses, which say to upper layers what has failed.
     """
 
     def __init__(self, message: str, condition: CheckCondition) -> None:
         super().__init__(message, condition.sense, condition.reaction)
         self.condition = condition
+
+
+class DeferredEndOfMedium(DeferredError, EndOfMedium):
+    """Something written earlier was beyond the physical end."""
+
+
+class DeferredMediumError(DeferredError, MediumError):
+    """Something written earlier could not be put on tape."""
+
+
+class DeferredDriveError(DeferredError, DriveFailed):
+    """Anything else that came to light too late."""
 
 
 class Unclassified(CheckCondition, DriveFailed):
