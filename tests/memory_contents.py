@@ -11,8 +11,10 @@ from uuid import UUID
 
 import trio
 
+from tapefs.archive.tape_attributes import TapeAttributes
 from tapefs.catalog import Catalog, TapeView, VolumeSettings
 from tapefs.errors import FilesystemError, VolumeFull
+from tapefs.fuse.operations import Operations
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -121,8 +123,16 @@ class CountingService:
 
 
 def new_catalog(directory: Path) -> Catalog:
-    """The live catalog of an empty volume."""
+    """The live catalog of an empty volume, in `directory`."""
     volume = VolumeSettings(VOLUME_UUID, "test", 512 * 1024, 1_700_000_000_000_000_000)
     view = TapeView.create(directory / "tape.sqlite", volume)
     view.close()
     return Catalog.create_from(directory / "tape.sqlite", directory / "live.sqlite")
+
+
+def new_operations(
+    directory: Path, catalog: Catalog, contents: MemoryContents, service: CountingService
+) -> Operations:
+    """The handlers over `new_catalog(directory)`."""
+    view = TapeView.open(directory / "tape.sqlite")
+    return Operations(catalog, contents, service, TapeAttributes(catalog, view, contents))

@@ -13,16 +13,23 @@ import trio
 import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
-from memory_contents import VOLUME_UUID, CountingService, MemoryContents, new_catalog
+from memory_contents import (
+    VOLUME_UUID,
+    CountingService,
+    MemoryContents,
+    new_catalog,
+    new_operations,
+)
 from pyfuse3 import FUSEError
 
+from tapefs.archive.tape_attributes import STATE, SYNC, VOLUME
 from tapefs.archive.tree import reap_orphans
 from tapefs.catalog import NoSuchInode
 from tapefs.entries import ROOT_INO
 from tapefs.errors import DriveGone
 from tapefs.fuse.guard import answers, answers_later
 from tapefs.fuse.inodes import Handle, InodeReferences, LookupCounts
-from tapefs.fuse.operations import STATE_XATTR, VOLUME_XATTR, Operations
+from tapefs.fuse.operations import Operations
 from tapefs.fuse.request_wait import TurnLock
 
 if TYPE_CHECKING:
@@ -47,7 +54,7 @@ class Rig:
         self.catalog = new_catalog(directory)
         self.contents = MemoryContents(self.catalog)
         self.service = CountingService()
-        self.operations = Operations(self.catalog, self.contents, self.service, VOLUME_UUID)
+        self.operations = new_operations(directory, self.catalog, self.contents, self.service)
 
     async def create(self, name: bytes, ctx: RequestContext = ROOT) -> tuple[int, int]:
         """A new open file: (inode number, handle)."""
@@ -240,14 +247,35 @@ class TestAttributes:
     async def test_own_attributes(self, rig: Rig) -> None:
         ino, _ = await rig.create(b"a")
         get = rig.operations.getxattr
-        assert await get(ino, STATE_XATTR, ROOT) == b"staged"
-        assert await get(ROOT_INO, VOLUME_XATTR, ROOT) == str(VOLUME_UUID).encode()
+        assert await get(ino, STATE, ROOT) == b"staged"
+        assert await get(ROOT_INO, VOLUME, ROOT) == str(VOLUME_UUID).encode()
         assert await rig.operations.listxattr(ino, ROOT) == []
-        await refused(errno.ENODATA, get(ROOT_INO, STATE_XATTR, ROOT))
+        await refused(errno.ENODATA, get(ROOT_INO, STATE, ROOT))
         await refused(errno.ENODATA, get(ino, b"user.tapefs.other", ROOT))
-        await refused(errno.EPERM, rig.operations.setxattr(ino, STATE_XATTR, b"x", ROOT))
-        await refused(errno.EPERM, rig.operations.removexattr(ino, STATE_XATTR, ROOT))
+        await refused(errno.EPERM, rig.operations.setxattr(ino, STATE, b"x", ROOT))
+        await refused(errno.EPERM, rig.operations.removexattr(ino, STATE, ROOT))
+        for name in (b"user.ltfs.startblock", b"user.tapefs.sync", b"user.tapefs.anything"):
+            await refused(errno.EPERM, rig.operations.setxattr(ino, name, b"1", ROOT))
         await refused(errno.EOPNOTSUPP, rig.operations.setxattr(ino, b"system.nfs4_acl", b"", ROOT))
+
+    async def test_a_hash_that_a_tool_for_ltfs_stored_counts(self, rig: Rig) -> None:
+        ino, _ = await rig.create(b"a")
+        name = b"user.ltfs.hash.sha256sum"
+        await refused(errno.ENODATA, rig.operations.getxattr(ino, name, ROOT))
+        await rig.operations.setxattr(ino, name, b"its own", ROOT)
+        assert await rig.operations.getxattr(ino, name, ROOT) == b"its own"
+        assert await rig.operations.listxattr(ino, ROOT) == [name]
+
+    async def test_what_pretends_to_come_from_us_is_not_shown(self, rig: Rig) -> None:
+        ino, _ = await rig.create(b"a")
+        rig.catalog.set_xattr(ino, STATE, b"migrated")  # as a hostile tape could
+        assert await rig.operations.getxattr(ino, STATE, ROOT) == b"staged"
+
+    @pytest.mark.parametrize("name", SYNC)
+    async def test_setting_sync_on_the_root_syncs(self, rig: Rig, name: bytes) -> None:
+        await rig.operations.setxattr(ROOT_INO, name, b"1", ROOT)
+        assert rig.service.sync_count == 1
+        await refused(errno.ENODATA, rig.operations.getxattr(ROOT_INO, name, ROOT))
 
     async def test_capability_is_answered_from_memory_and_lost_by_writing(self, rig: Rig) -> None:
         name = b"security.capability"

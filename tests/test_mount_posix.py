@@ -27,14 +27,19 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import pytest
 import trio
 import trio.testing
-from memory_contents import VOLUME_UUID, CountingService, MemoryContents, new_catalog
+from memory_contents import (
+    VOLUME_UUID,
+    CountingService,
+    MemoryContents,
+    new_catalog,
+    new_operations,
+)
 from tree_walk import below
 
 from tapefs.entries import ROOT_INO
 from tapefs.errors import MountpointUnusable, NoFuse
 from tapefs.fuse import mountpoint as mountpoint_module
 from tapefs.fuse.mountpoint import detach_dead_mount, mount_at, prepare_mountpoint, require_fuse
-from tapefs.fuse.operations import Operations
 from tapefs.fuse.session import KERNEL_BACKGROUND_MAX, mount_options, serve
 
 if TYPE_CHECKING:
@@ -58,7 +63,7 @@ class Mount:
         self.catalog = new_catalog(state)
         self.contents = MemoryContents(self.catalog)
         self.service = CountingService()
-        self.operations = Operations(self.catalog, self.contents, self.service, VOLUME_UUID)
+        self.operations = new_operations(state, self.catalog, self.contents, self.service)
         self.ready = trio.Event()
         self.ended = trio.Event()
         self.scope = trio.CancelScope()
@@ -765,13 +770,14 @@ DAEMON = """
 import os, sys, trio
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from memory_contents import VOLUME_UUID, CountingService, MemoryContents, new_catalog
-from tapefs.fuse.operations import Operations
+from memory_contents import CountingService, MemoryContents, new_catalog, new_operations
 from tapefs.fuse.session import mount_options, serve
 
 async def main():
     catalog = new_catalog(Path({state!r}))
-    operations = Operations(catalog, MemoryContents(catalog), CountingService(), VOLUME_UUID)
+    operations = new_operations(
+        Path({state!r}), catalog, MemoryContents(catalog), CountingService()
+    )
     options = mount_options("killed", allow_other=False, read_only=False)
     await serve(operations, Path({path!r}), options, lambda: os.write(1, b"ready\\n"))
 

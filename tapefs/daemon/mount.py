@@ -13,6 +13,7 @@ import trio
 from tapefs import control, telemetry
 from tapefs.archive.catalogs import make_directory
 from tapefs.archive.mounted import closing_volume, open_volume
+from tapefs.archive.tape_attributes import TapeAttributes
 from tapefs.config import Config, parse_options
 from tapefs.daemon.drives import OpenedDrive, open_drive, require_medium
 from tapefs.daemon.service import MountService
@@ -134,7 +135,8 @@ class _Mount:
 
     async def _serve(self, volume: MountedVolume, service: MountService) -> None:
         label = volume.label
-        operations = Operations(volume.catalog, volume.contents, service, label.volume_uuid)
+        tape = TapeAttributes(volume.catalog, volume.view, volume.contents)
+        operations = Operations(volume.catalog, volume.contents, service, tape)
         operations.tree.read_only = not volume.writable
         options = mount_options(
             label.name, allow_other=self._config.allow_other, read_only=not volume.writable

@@ -20,7 +20,7 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, StatvfsData
 
-from tapefs.archive import posix_acl
+from tapefs.archive import posix_acl, tape_attributes
 from tapefs.archive.tree import NAME_BYTES_MAX, Tree
 from tapefs.entries import ROOT_INO
 from tapefs.errors import FilesystemError
@@ -30,10 +30,10 @@ from tapefs.fuse.inodes import Handle, InodeReferences
 if TYPE_CHECKING:
     import enum
     from collections.abc import Sequence
-    from uuid import UUID
 
     from pyfuse3 import ReaddirToken, RequestContext, SetattrFields
 
+    from tapefs.archive.tape_attributes import TapeAttributes
     from tapefs.catalog import Catalog
     from tapefs.entries import Inode
 
@@ -46,9 +46,6 @@ CACHE_S: Final = 86_400.0
 # One READDIRPLUS buffer of 4 KiB holds about 25 entries.
 READDIR_BATCH_COUNT: Final = 32
 
-STATE_XATTR: Final = b"user.tapefs.state"
-VOLUME_XATTR: Final = b"user.tapefs.volume"
-_OWN_XATTRS: Final = b"user.tapefs."
 _CAPABILITY: Final = b"security.capability"
 _XATTR_NAMESPACES: Final = (b"user.", b"trusted.", b"security.")
 _ACL_NAMES: Final = (posix_acl.ACCESS, posix_acl.DEFAULT)
@@ -111,7 +108,11 @@ class Operations(pyfuse3.Operations):
     enable_acl = False
 
     def __init__(
-        self, catalog: Catalog, contents: Contents, service: Service, volume_uuid: UUID
+        self,
+        catalog: Catalog,
+        contents: Contents,
+        service: Service,
+        tape: TapeAttributes,
     ) -> None:
         super().__init__()
         self.references = InodeReferences(catalog, contents)
@@ -121,7 +122,7 @@ class Operations(pyfuse3.Operations):
         self._catalog = catalog
         self._contents = contents
         self._service = service
-        self._volume_uuid = str(volume_uuid).encode()
+        self._tape_attributes = tape
         # Open files known to have no security.capability: the kernel asks before each write.
         self._without_capability: set[int] = set()
 
@@ -318,9 +319,13 @@ class Operations(pyfuse3.Operations):
     def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
         if name == _CAPABILITY:
             return self._capability(inode)
-        if name.startswith(_OWN_XATTRS):
-            return self._own_xattr(inode, name)
-        return self.tree.xattr(inode, name)
+        stored = None
+        if not tape_attributes.is_reserved(name):
+            stored = self._catalog.xattr(inode, name)
+        value = self._tape_attributes.value(inode, name) if stored is None else stored
+        if value is None:
+            raise FilesystemError(errno.ENODATA)
+        return value
 
     def _capability(self, ino: int) -> bytes:
         if ino in self._without_capability:
@@ -332,20 +337,16 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.ENODATA)
         return value
 
-    def _own_xattr(self, ino: int, name: bytes) -> bytes:
-        if name == VOLUME_XATTR:
-            return self._volume_uuid
-        if name == STATE_XATTR and stat.S_ISREG(self._catalog.inode(ino).mode):
-            return str(self._contents.state(ino).value).encode()
-        raise FilesystemError(errno.ENODATA)
-
     @answers
     def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
         return self.tree.xattr_names(inode)
 
-    @answers
-    def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
-        if name.startswith(_OWN_XATTRS):
+    @answers_later
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        if name in tape_attributes.SYNC and inode == ROOT_INO:
+            await self._service.sync()
+            return
+        if tape_attributes.is_reserved(name):
             raise FilesystemError(errno.EPERM)
         if not name.startswith(_XATTR_NAMESPACES) and name not in _ACL_NAMES:
             raise FilesystemError(errno.EOPNOTSUPP)
@@ -357,7 +358,7 @@ class Operations(pyfuse3.Operations):
 
     @answers
     def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
-        if name.startswith(_OWN_XATTRS):
+        if tape_attributes.is_reserved(name):
             raise FilesystemError(errno.EPERM)
         self.tree.remove_xattr(inode, name)
 
