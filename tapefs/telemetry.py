@@ -39,6 +39,8 @@ DRIVE_GONE: Final = "drive.gone"
 UNIT_ATTENTION: Final = "drive.unit_attention"
 DRIVE_ADVICE: Final = "drive.advice"
 TAPE_ALERT: Final = "drive.tape_alert"
+FAULTS_PLANNED: Final = "emulator.faults_planned"
+FAULT_STRUCK: Final = "emulator.fault"
 
 
 def event(name: str, level: int = logging.INFO, **fields: object) -> None:

@@ -26,6 +26,7 @@ class TapeServer:
     last_data: object = None
     next_read: int = 0
     reset_count: int = 0
+    class_reset_count: int = 0
     power_cut_count: int = 0
     sense: Sense = NO_SENSE
 
@@ -79,6 +80,9 @@ class TapeServer:
     def fail(self, sense: Sense) -> TargetReply:
         self.sense = sense
         return TargetReply(False)
+
+    def class_reset(self) -> None:
+        self.class_reset_count += 1
 
     def reset(self) -> None:
         self.reset_count += 1

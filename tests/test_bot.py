@@ -294,6 +294,9 @@ class Intent:
             return TargetReply(good=True, data_in=b"\xdd" * self.length_bytes)
         return TargetReply(good=True, consumed_bytes=len(data_out))
 
+    def class_reset(self) -> None:
+        pass
+
     def reset(self) -> None:
         self.executed.append(b"reset")
 

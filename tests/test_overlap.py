@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from conftest import Announcement
 
-    from tapefs.emulator.usb import DeviceServer
+    from tapefs.emulator.device_server import DeviceServer
     from tapefs.scsi.command import Command
 
     AssertLogs = Callable[..., Announcement]

@@ -14,8 +14,9 @@ import usb.backend.libusb1
 import usb.core
 from tape_server import TapeServer
 
+from tapefs.emulator.fault_queue import FaultPoint
 from tapefs.emulator.usb import EmulatedUsbBackend, UsbIdentity
-from tapefs.emulator.wire_faults import FaultEffect, FaultPoint, WireFault
+from tapefs.emulator.wire_faults import FaultEffect, WireFault
 from tapefs.errors import DriveBusy, DriveGone, NoDrive, TapefsError
 from tapefs.usb.bot import Pipe, WireFailed
 from tapefs.usb.device import list_drives, open_endpoints
@@ -360,7 +361,7 @@ def test_a_short_write_is_a_timeout() -> None:
 def test_stalls_and_resets_reach_the_device() -> None:
     drive = backend()
     endpoints = open_endpoints("usb", drive)
-    drive.device.inject(WireFault(FaultPoint.CLASS_RESET, FaultEffect.STALL))
+    drive.device.faults.plan(WireFault(FaultPoint.CLASS_RESET, FaultEffect.STALL))
     with pytest.raises(EndpointStalled):
         endpoints.class_reset()
     with pytest.raises(EndpointStalled):

@@ -8,7 +8,8 @@ import pytest
 import trio
 from usb_rig import NOT_READY, RECORD, RECORD_BYTES, Rig
 
-from tapefs.emulator.wire_faults import FaultEffect, FaultPoint
+from tapefs.emulator.fault_queue import FaultPoint
+from tapefs.emulator.wire_faults import FaultEffect
 from tapefs.errors import DriveBusy, DriveFailed, DriveGone
 from tapefs.scsi.cdb import (
     Read6,

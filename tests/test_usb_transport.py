@@ -11,9 +11,10 @@ import trio
 from tape_server import TapeServer
 from usb_rig import NOT_READY, RECORD, RECORD_BYTES, Rig
 
+from tapefs.emulator.fault_queue import FaultPoint
 from tapefs.emulator.reply import TargetReply
 from tapefs.emulator.usb import EmulatedUsbBackend, UsbIdentity
-from tapefs.emulator.wire_faults import FaultEffect, FaultPoint, LessData
+from tapefs.emulator.wire_faults import FaultEffect, LessData
 from tapefs.errors import DriveFailed, DriveGone
 from tapefs.scsi.cdb import (
     Inquiry,

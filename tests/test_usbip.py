@@ -27,10 +27,11 @@ from usbip_rig import (
 )
 
 from tapefs.emulator import usbip
+from tapefs.emulator.fault_queue import FaultPoint
 from tapefs.emulator.urb_queue import WAITING_COUNT_MAX
 from tapefs.emulator.usbip import UsbipServer
 from tapefs.emulator.usbip_wire import TRANSFER_BYTES_MAX
-from tapefs.emulator.wire_faults import FaultEffect, FaultPoint, LessData, WireFault
+from tapefs.emulator.wire_faults import FaultEffect, LessData, WireFault
 from tapefs.scsi.cdb import Inquiry, Read6, TestUnitReady, Write6
 from tapefs.scsi.sense import Sense, SenseKey
 
@@ -76,7 +77,7 @@ class Rig:
         return self.said
 
     def plan(self, point: FaultPoint, effect: FaultEffect) -> None:
-        self.device.inject(WireFault(point, effect))
+        self.device.faults.plan(WireFault(point, effect))
 
 
 @asynccontextmanager

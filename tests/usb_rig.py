@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from array import array
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tape_server import TapeServer
 
 from tapefs.emulator.usb import EmulatedUsbBackend
-from tapefs.emulator.wire_faults import FaultEffect, FaultPoint, WireFault
+from tapefs.emulator.wire_faults import FaultEffect, WireFault
 from tapefs.scsi.cdb import Write6
 from tapefs.scsi.sense import Sense, SenseKey
 from tapefs.usb.device import open_endpoints
 from tapefs.usb.transport import BotTransport
+
+if TYPE_CHECKING:
+    from tapefs.emulator.fault_queue import FaultPoint
 
 NOT_READY = Sense(SenseKey.NOT_READY, 0x04, 0x01)
 RECORD_BYTES = 4096
@@ -33,7 +36,7 @@ class Rig:
         self.transport = BotTransport(self.endpoints, settle_s=0)
 
     def plan(self, point: FaultPoint, effect: FaultEffect, skip_count: int = 0) -> None:
-        self.device.inject(WireFault(point, effect, skip_count))
+        self.device.faults.plan(WireFault(point, effect, skip_count=skip_count))
 
     async def write(self) -> None:
         completion = await self.transport.execute(Write6(RECORD_BYTES), RECORD)

@@ -38,7 +38,8 @@ async def open_drive(name: str, *, create: bool = False) -> AsyncIterator[Opened
     means nothing, and NoDrive, DriveBusy, DamagedTape, ... for a drive that cannot be had.
     """
     if VirtualDriveName.matches(name):
-        with open_cartridge(VirtualDriveName.parse(name), create=create) as cartridge:
+        virtual = VirtualDriveName.parse(name)
+        with open_cartridge(virtual, create=create) as cartridge:
             target = Target(cartridge)
             personality = target.personality
             identity = UsbIdentity(
@@ -49,6 +50,8 @@ async def open_drive(name: str, *, create: bool = False) -> AsyncIterator[Opened
             backend = EmulatedUsbBackend(
                 target, identity=identity, subclass=personality.usb_subclass
             )
+            if virtual.faults is not None:
+                virtual.faults.apply(target, backend.device)
             async with _opened(BotTransport(open_endpoints("usb", backend))) as drive:
                 yield OpenedDrive(drive, name, virtual=True)
         return

@@ -6,8 +6,9 @@ in words what the host did. Behaviour follows BOT 1.0: §5.3 for the order of tr
 command blocks, §6.6 for invalid ones (both pipes stall until Reset Recovery), §6.7 for the
 thirteen cases in which host and device may or may not agree on the data.
 
-A device server (`DeviceServer`) executes the commands. Nothing here waits: what would be an
-unanswered transfer on a real wire is `Silence` at once. All methods may be called from any thread.
+A device server (`tapefs.emulator.device_server`) executes the commands. Nothing here waits: what
+would be an unanswered transfer on a real wire is `Silence` at once. All methods may be called from
+any thread.
 """
 
 from __future__ import annotations
@@ -15,13 +16,21 @@ from __future__ import annotations
 import enum
 import threading
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
+from tapefs import telemetry
+from tapefs.emulator.cable import Cable, Change
+from tapefs.emulator.command_check import (
+    accepted,
+    command_name,
+    natural,
+    starts_like_command,
+)
+from tapefs.emulator.fault_queue import FaultPoint, FaultQueue
 from tapefs.emulator.wire_faults import (
+    INVALID_STATUS,
     Babble,
     FaultEffect,
-    FaultPoint,
     LessData,
     Silence,
     Stall,
@@ -31,13 +40,10 @@ from tapefs.emulator.wire_faults import (
     WireFault,
     garbled,
 )
-from tapefs.scsi.cdb import UnknownCommand, cdb_length_bytes, unpack
 from tapefs.scsi.command import Direction
 from tapefs.usb.bot import (
     COMMAND_BLOCK_BYTES,
-    COMMAND_SIGNATURE,
     STATUS_BLOCK_BYTES,
-    TWELVE_BYTE_SUBCLASSES,
     CommandBlock,
     CommandStatus,
     Pipe,
@@ -49,29 +55,10 @@ if TYPE_CHECKING:
     from array import array
     from collections.abc import Iterator
 
-    from tapefs.emulator.reply import TargetReply
+    from tapefs.emulator.cable import Replug
+    from tapefs.emulator.device_server import DeviceServer
 
 _REQUEST_SENSE: Final = 0x03
-
-
-class DeviceServer(Protocol):
-    """What executes the commands behind the wire. Called by one thread at a time."""
-
-    def execute(self, cdb: bytes, data_out: bytes | memoryview | array[int]) -> TargetReply:
-        """Execute one command. `data_out` belongs to the host: it must be copied to be kept."""
-        ...
-
-    def expects(self, cdb: bytes) -> tuple[Direction, int]:
-        """Which way the device would move data for `cdb`, and how many bytes at most."""
-        ...
-
-    def reset(self) -> None:
-        """The port was reset: unit attention 29h/00h, nothing buffered is lost."""
-        ...
-
-    def power_cut(self) -> None:
-        """The power failed: what was only buffered is lost."""
-        ...
 
 
 class _Phase(enum.Enum):
@@ -98,32 +85,41 @@ class BotDevice:
         self.less_data = less_data
         self.violations: list[Violation] = []
         self.command_count = 0
-        self.plugged_in = True
+        self.cable: Final = Cable()
+        self.faults: Final = FaultQueue[WireFault]()
         self._lock = threading.Lock()
-        self._faults: list[WireFault] = []
+        self._hang: WireFault | None = None
         self._halted: set[Pipe] = set()
         self._wedged = False
         self._sense_waits = False
+        # Why the host must do reset recovery before its next command block; empty: it need not.
+        self._recovery_due = ""
         self._begin(CommandBlock(0, b"\0", Direction.NONE, 0), b"\0")
         self._phase = _Phase.COMMAND
 
-    def inject(self, *faults: WireFault) -> None:
-        """Plan faults. Those of one point strike one after the other, in this order."""
-        self._faults.extend(faults)
+    @property
+    def plugged_in(self) -> bool:
+        """Whether there is a device to talk to, as far as anybody looked."""
+        return self.cable.plugged_in
 
-    def unplug(self) -> None:
+    def is_found(self) -> bool:
+        """Whether a host that looks at its bus now finds the device; such looks are counted."""
+        self._obey(self.cable.look(poll=True))
+        return self.cable.plugged_in
+
+    def unplug(self, replug: Replug | None = None) -> None:
         """Pull the cable. The drive keeps its power and what it buffers."""
-        self.plugged_in = False
+        self.cable.pull(replug)
 
-    def power_cut(self) -> None:
+    def power_cut(self, replug: Replug | None = None) -> None:
         """Pull the mains plug: the device is gone, and what was only buffered is lost."""
-        self.plugged_in = False
+        self.cable.pull(replug)
         self.server.power_cut()
 
     def plug_in(self) -> None:
         """Connect again. The drive reports the reset; a transaction cut off is forgotten."""
         self._fresh_start()
-        self.plugged_in = True
+        self.cable.plug_in()
         self.server.reset()
 
     def bulk_out(self, data: bytes | memoryview | array[int]) -> int:
@@ -167,7 +163,7 @@ class BotDevice:
     @property
     def answers_in(self) -> bool:
         """Whether a read would end now, with data, status or an error, rather than wait (NAK)."""
-        waits = self._phase in (_Phase.COMMAND, _Phase.DATA_OUT)
+        waits = self._phase in (_Phase.COMMAND, _Phase.DATA_OUT) and self._hang is None
         return not self.plugged_in or Pipe.IN in self._halted or not waits
 
     def is_halted(self, pipe: Pipe) -> bool:
@@ -182,30 +178,42 @@ class BotDevice:
             self._halted.discard(pipe)
 
     def class_reset(self) -> None:
-        """Bulk-Only Mass Storage Reset: ready for a command block; halts stay (BOT 1.0 §3.1)."""
-        self._need(None)
-        self._strike(FaultPoint.CLASS_RESET)
+        """Bulk-Only Mass Storage Reset: ready for a command block; halts stay (BOT 1.0 §3.1).
+
+        What it means to the drive behind the wire is the device server's business.
+        """
+        self._reset(FaultPoint.CLASS_RESET)
         self._wedged = self._sense_waits = False
+        self._recovery_due = ""
         self._phase = _Phase.COMMAND
+        self.server.class_reset()
 
     def port_reset(self) -> None:
         """A reset of the port: like plugged in again, and the device server is told."""
-        self._need(None)
-        self._strike(FaultPoint.PORT_RESET)
+        self._reset(FaultPoint.PORT_RESET)
         self._fresh_start()
         self.server.reset()
+
+    def _reset(self, point: FaultPoint) -> None:
+        self._need(None)
+        self._strike(point)
+        if self._hang is not None:
+            ends = (point, FaultPoint.CLASS_RESET) if point is FaultPoint.PORT_RESET else (point,)
+            if self._hang.until not in ends:
+                raise Silence
+            self._hang = None
 
     # Command stage.
 
     def _take_command(self, data: bytes | memoryview | array[int]) -> None:
-        self._strike(FaultPoint.COMMAND, Pipe.OUT)
         try:
-            block = self._understood(bytes(data))
+            block = accepted(bytes(data), self.subclass)
         except ProtocolError as exc:
             self._violate(ViolationKind.INVALID_COMMAND_BLOCK, f"{exc}; both pipes stall")
             self._wedge()
             raise Stall from exc
-        self._begin(block, _natural(block.cdb))
+        self._begin(block, natural(block.cdb))
+        self._strike(FaultPoint.COMMAND, Pipe.OUT)
         if self._sense_waits and self._cdb[0] != _REQUEST_SENSE:
             self._violate(
                 ViolationKind.SENSE_DISCARDED,
@@ -213,15 +221,13 @@ class BotDevice:
                 "what the drive had to say is lost",
             )
         self._sense_waits = False
+        if self._recovery_due:
+            self._violate(
+                ViolationKind.RECOVERY_OMITTED,
+                f"{self._name()} came after {self._recovery_due} without reset recovery",
+            )
+            self._recovery_due = ""
         self._agree()
-
-    def _understood(self, data: bytes) -> CommandBlock:
-        block = CommandBlock.unpack(data)
-        if block.lun:
-            raise ProtocolError(f"a command block for LUN {block.lun}, which does not exist")
-        if self.subclass in TWELVE_BYTE_SUBCLASSES and len(block.cdb) < 12:
-            raise ProtocolError(f"a CDB of {len(block.cdb)} bytes for a drive that takes 12")
-        return block
 
     def _begin(self, block: CommandBlock, cdb: bytes) -> None:
         self._block = block
@@ -291,7 +297,7 @@ class BotDevice:
             raise Stall
         host_bytes = self._block.length_bytes
         left_bytes = host_bytes - self._moved_bytes
-        if len(data) == COMMAND_BLOCK_BYTES != left_bytes and _starts_like_command(data):
+        if len(data) == COMMAND_BLOCK_BYTES != left_bytes and starts_like_command(data):
             self._violate(
                 ViolationKind.COMMAND_INSIDE_DATA,
                 f"a second command block arrived inside the data of {self._name()}: "
@@ -352,6 +358,10 @@ class BotDevice:
         status = StatusBlock(self._block.tag, residue_bytes, self._status)
         data = garbled(status, effect, self._block.length_bytes)
         into[: len(data)] = data
+        if self._status is CommandStatus.PHASE_ERROR:
+            self._recovery_due = "a phase error"
+        elif effect in INVALID_STATUS:
+            self._recovery_due = f"a status block that cannot be believed ({effect.value})"
         self._phase = _Phase.COMMAND
         failed = self._status is CommandStatus.FAILED
         self._sense_waits = failed and self._cdb[0] != _REQUEST_SENSE
@@ -375,25 +385,35 @@ class BotDevice:
             self._lock.release()
 
     def _need(self, pipe: Pipe | None) -> None:
-        if not self.plugged_in:
+        self._obey(self.cable.look())
+        if not self.cable.plugged_in:
             raise Unplugged
+        if pipe is not None and self._hang is not None:
+            raise Silence
         if pipe in self._halted:
             raise Stall
 
+    def _obey(self, change: Change | None) -> None:
+        if change is None:
+            return
+        telemetry.event(telemetry.FAULT_STRUCK, fault=change.value, command=self._name())
+        if change is Change.PLUGGED_IN:
+            self.plug_in()
+        elif change is Change.POWERED_OFF:
+            self.server.power_cut()
+
     def _strike(self, point: FaultPoint, pipe: Pipe | None = None) -> FaultEffect | None:
-        """Let the next fault planned for `point` happen; returns it if it is not an exception."""
-        fault = next((each for each in self._faults if each.point is point), None)
+        """Let what is planned for `point` happen; returns it if it is not an exception."""
+        fault = self.faults.take(point, self._name())
         if fault is None:
             return None
-        index = self._faults.index(fault)
-        if fault.skip_count:
-            self._faults[index] = replace(fault, skip_count=fault.skip_count - 1)
-            return None
-        del self._faults[index]
-        if fault.effect is FaultEffect.SILENCE:
+        if fault.effect is FaultEffect.HANG:
+            self._hang = fault
+        if fault.effect in (FaultEffect.HANG, FaultEffect.SILENCE):
             raise Silence
-        if fault.effect is FaultEffect.UNPLUG:
-            self.unplug()
+        if fault.effect in (FaultEffect.UNPLUG, FaultEffect.POWER_CUT):
+            gone = self.unplug if fault.effect is FaultEffect.UNPLUG else self.power_cut
+            gone(fault.replug)
             raise Unplugged
         if fault.effect is FaultEffect.BABBLE:
             self._phase = _Phase.STATUS
@@ -426,27 +446,14 @@ class BotDevice:
         self._halted = {Pipe.IN, Pipe.OUT}
 
     def _fresh_start(self) -> None:
+        self._hang = None
         self._halted.clear()
         self._wedged = self._sense_waits = False
+        self._recovery_due = ""
         self._phase = _Phase.COMMAND
 
     def _violate(self, kind: ViolationKind, sentence: str) -> None:
         self.violations.append(Violation(kind, sentence))
 
     def _name(self) -> str:
-        try:
-            return unpack(self._cdb).name
-        except UnknownCommand:
-            return f"command {self._cdb[0]:02X}h"
-
-
-def _natural(cdb: bytes) -> bytes:
-    """`cdb` without the zeros that pad it for ATAPI."""
-    try:
-        return cdb[: cdb_length_bytes(cdb[0])]
-    except UnknownCommand:
-        return cdb
-
-
-def _starts_like_command(data: bytes | memoryview | array[int]) -> bool:
-    return bytes(data[: len(COMMAND_SIGNATURE)]) == COMMAND_SIGNATURE
+        return command_name(self._cdb)

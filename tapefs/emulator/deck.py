@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from tapefs import telemetry
 from tapefs.emulator import status
 from tapefs.emulator.motion import MotionModel
 from tapefs.emulator.status import CheckConditionStatus
@@ -39,11 +40,14 @@ class Faults:
 
     unreadable: Counter[int] = field(default_factory=Counter)
     unwritable: Counter[int] = field(default_factory=Counter)
+    # The tape ends, or warns of its end, sooner than its chip says; in bytes of the image.
+    end_bytes: int | None = None
+    early_warning_bytes: int | None = None
 
     def check_writable(self, block: int) -> None:
         """Raise MediumFailed when this block is to fail once more."""
-        if _fails(self.unwritable, block):
-            raise MediumFailed(f"block {block} cannot be written, as a test asked for")
+        if _fails(self.unwritable, block, "unwritable"):
+            raise MediumFailed(f"block {block} cannot be written, as a fault plan has it")
 
 
 @dataclass(slots=True)
@@ -92,19 +96,31 @@ class Deck:
     @property
     def capacity_bytes(self) -> int:
         """Where the physical end is, in bytes of the image."""
-        return self.cartridge.memory.capacity_bytes
+        end_bytes = self._faults.end_bytes
+        promised_bytes = self.cartridge.memory.capacity_bytes
+        return promised_bytes if end_bytes is None else min(promised_bytes, end_bytes)
 
     @property
     def early_warning_bytes(self) -> int:
         """Where the early-warning zone begins, in bytes of the image."""
-        zone_bytes = self._personality.early_warning_bytes
-        return self.capacity_bytes - min(zone_bytes, self.capacity_bytes // _EARLY_WARNING_SHARE)
+        if self._faults.early_warning_bytes is not None:
+            return min(self._faults.early_warning_bytes, self.capacity_bytes)
+        return self._before_warning_bytes(self.capacity_bytes)
+
+    @property
+    def nominal_bytes(self) -> int:
+        """What the drive believes to fit before early warning; a worn tape holds less."""
+        return self._before_warning_bytes(self.cartridge.memory.capacity_bytes)
 
     @property
     def remaining_bytes(self) -> int:
-        """Room between the end of data, buffer included, and early warning."""
+        """What the drive believes to fit between the end of data, buffer included, and warning."""
         end_bytes = self.cartridge.end_bytes + self._buffer.span_bytes
-        return max(0, self.early_warning_bytes - end_bytes)
+        return max(0, self.nominal_bytes - end_bytes)
+
+    def _before_warning_bytes(self, capacity_bytes: int) -> int:
+        zone_bytes = self._personality.early_warning_bytes
+        return capacity_bytes - min(zone_bytes, capacity_bytes // _EARLY_WARNING_SHARE)
 
     @property
     def in_early_warning(self) -> bool:
@@ -281,11 +297,10 @@ class Deck:
             raise CheckConditionStatus(status.filemark_detected(missing))
         try:
             record = cartridge.read_record(block, into)
-            failed = not record.readable or _fails(self._faults.unreadable, block)
         except MediumFailed as exc:
             raise CheckConditionStatus(status.read_error(missing)) from exc
         self.busy_s += self._motion.transfer_s(record.length_bytes)
-        if failed:
+        if not record.readable or _fails(self._faults.unreadable, block, "unreadable"):
             self._log.read_errors += 1
             self._log.alerts |= {3, 5}
             raise CheckConditionStatus(status.read_error(missing))
@@ -387,8 +402,9 @@ class Deck:
         self.busy_s += self._motion.search_s(start_bytes, self._head_bytes())
 
 
-def _fails(faults: Counter[int], block: int) -> bool:
+def _fails(faults: Counter[int], block: int, kind: str) -> bool:
     if not faults or faults[block] <= 0:
         return False
     faults[block] -= 1
+    telemetry.event(telemetry.FAULT_STRUCK, fault=kind, block=block)
     return True

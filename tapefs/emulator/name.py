@@ -1,4 +1,7 @@
-"""The name of a virtual drive, `virtual:PATH?personality=ait3&capacity=4G`, and its cartridge."""
+"""The name of a virtual drive, `virtual:PATH?personality=ait3&capacity=4G`, and its cartridge.
+
+With `faults=FILE` or `faults=seed:NUMBER` it is a drive that fails (docs/fault-plans.md).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from tapefs.config import MIB, parse_bytes
+from tapefs.emulator.fault_plan import FaultPlan
 from tapefs.emulator.medium import VirtualCartridge, found_memory
 from tapefs.emulator.personality import DEFAULT_PERSONALITY, Personality, personality_named
 from tapefs.errors import UsageError
@@ -25,6 +29,7 @@ class VirtualDriveName:
     path: Path
     personality: Personality | None = None
     capacity_bytes: int | None = None
+    faults: FaultPlan | None = None
 
     @classmethod
     def matches(cls, text: str) -> bool:
@@ -49,16 +54,17 @@ class VirtualDriveName:
         capacity_bytes = parse_bytes(options["capacity"]) if "capacity" in options else None
         if capacity_bytes is not None and capacity_bytes < CAPACITY_BYTES_MIN:
             raise UsageError("a cartridge must hold at least 1M; give it a larger capacity")
-        return cls(Path(path), personality, capacity_bytes)
+        faults = FaultPlan.named(options["faults"]) if "faults" in options else None
+        return cls(Path(path), personality, capacity_bytes, faults)
 
     @staticmethod
     def _options(query: str) -> dict[str, str]:
         options: dict[str, str] = {}
         for item in filter(None, query.split("&")):
             name, _, value = item.partition("=")
-            if name not in ("personality", "capacity"):
+            if name not in ("personality", "capacity", "faults"):
                 raise UsageError(
-                    f"a virtual drive has no option '{name}'; it has personality and capacity"
+                    f"a virtual drive has no option '{name}'; it has personality, capacity, faults"
                 )
             if name in options:
                 raise UsageError(f"option '{name}' of a virtual drive is given twice; give it once")

@@ -219,7 +219,7 @@ def log_page(personality: Personality, log: DriveLog, deck: Deck | None, page: i
     if deck is None:
         raise CheckConditionStatus(status.NO_MEDIUM)
     if page == TAPE_CAPACITY_PAGE:
-        capacity = TapeCapacity(deck.remaining_bytes, deck.early_warning_bytes)
+        capacity = TapeCapacity(deck.remaining_bytes, deck.nominal_bytes)
         return capacity.pack(personality.capacity_log_unit_bytes)
     return _volume_statistics(log, deck)
 
@@ -247,7 +247,7 @@ def _log_pages(personality: Personality) -> list[int]:
 
 def _volume_statistics(log: DriveLog, deck: Deck) -> bytes:
     """Log page 17h, the parameters that hosts look at; capacities as records for partition 0."""
-    total, remaining = deck.early_warning_bytes // _MB, deck.remaining_bytes // _MB
+    total, remaining = deck.nominal_bytes // _MB, deck.remaining_bytes // _MB
     memory = deck.cartridge.memory
 
     def partition(megabytes: int) -> bytes:
@@ -273,7 +273,7 @@ def attributes(personality: Personality, deck: Deck, first: int) -> bytes:
     binary, text = 0x00, 0x01
     values: tuple[tuple[int, int, bytes], ...] = (
         (0x0000, binary, (deck.remaining_bytes // MIB).to_bytes(8, "big")),
-        (0x0001, binary, (deck.early_warning_bytes // MIB).to_bytes(8, "big")),
+        (0x0001, binary, (deck.nominal_bytes // MIB).to_bytes(8, "big")),
         (0x0003, binary, memory.load_count.to_bytes(8, "big")),
         (0x0009, binary, memory.volume_change_reference.to_bytes(4, "big")),
         (0x0400, text, f"{personality.vendor:8}".encode("ascii")),

@@ -61,6 +61,8 @@ class Personality:
     motion_start_s: float = 2.0
     stop_s: float = 3.0
     load_s: float = 10.0
+    # Unit attention 29h/03h after a Bulk-Only Mass Storage Reset.
+    reports_class_reset: bool = True
     # bInterfaceSubClass: 06h transparent SCSI, 02h ATAPI with its CDBs of 12 bytes.
     usb_subclass: int = 0x06
 

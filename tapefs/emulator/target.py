@@ -6,9 +6,11 @@ Synchronous, no threads, no clock. A wire (`tapefs.emulator.usb`, or the in-proc
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tapefs.emulator import commands, status
+from tapefs.emulator.fault_queue import FaultPoint, FaultQueue, PlannedFault
 from tapefs.emulator.logical_unit import LogicalUnit
 from tapefs.emulator.personality import DEFAULT_PERSONALITY, Personality, personality_named
 from tapefs.emulator.reply import TargetReply
@@ -29,6 +31,17 @@ _INTERNAL_FAILURE: Final = Sense(SenseKey.HARDWARE_ERROR, 0x44, 0x00)
 
 # Answered whatever state the drive is in, without touching unit attentions (SPC-4).
 _ALWAYS_ANSWERED: Final = (c.Inquiry, c.ReportLuns)
+
+
+@dataclass(frozen=True, slots=True)
+class UnitFault(PlannedFault):
+    """A command that is not executed: it ends with `sense`, or as if all were well when None."""
+
+    point: FaultPoint = FaultPoint.EXECUTION
+    sense: Sense | None = None
+
+    def __str__(self) -> str:
+        return f"sense {self.sense.code}" if self.sense else "false good"
 
 
 class Target:
@@ -61,6 +74,7 @@ class Target:
         )
         self._handlers = commands.handlers(self._unit.personality)
         self._sense = _NO_SENSE
+        self.unit_faults: Final = FaultQueue[UnitFault]()
 
     @property
     def personality(self) -> Personality:
@@ -109,8 +123,13 @@ class Target:
             handler = self._handlers.get(type(command))
             if handler is None:
                 return self._check_condition(status.UNKNOWN_OPERATION_CODE)
-            if self._unit.attentions and not isinstance(command, _ALWAYS_ANSWERED):
+            if isinstance(command, _ALWAYS_ANSWERED):
+                return handler(self._unit, command, memoryview(b""))
+            if self._unit.attentions:
                 return self._check_condition(self._unit.attentions.popleft())
+            fault = self.unit_faults.take(FaultPoint.EXECUTION, command.name)
+            if fault is not None:
+                return self._pretend(fault.sense)
             return handler(self._unit, command, memoryview(data_out).cast("B"))
         except CheckConditionStatus as error:
             return self._check_condition(error.sense, error.data_in, error.consumed_bytes)
@@ -136,6 +155,15 @@ class Target:
         if isinstance(command, c.Read6 | c.Write6) and command.fixed:
             length_bytes = command.transfer_length * self._unit.modes.block_bytes
         return (command.direction if length_bytes else c.Direction.NONE), length_bytes
+
+    def class_reset(self) -> None:
+        """Bulk-Only Mass Storage Reset. A drive takes it for a reset of its logical unit: sense is
+        forgotten, and where the personality says so the next command learns of it (29h/03h). Tape,
+        buffer and modes stay as they are.
+        """
+        self._sense = _NO_SENSE
+        if self.personality.reports_class_reset:
+            self._unit.attentions.append(status.CLASS_RESET)
 
     def reset(self) -> None:
         """A reset on the wire: the buffer is written out, the tape rewound, everything else is as
@@ -173,6 +201,9 @@ class Target:
             raise ValueError("there is a cartridge in the drive already")
         self._unit.cartridge = cartridge
         self._unit.load()
+
+    def _pretend(self, sense: Sense | None) -> TargetReply:
+        return TargetReply(True) if sense is None else self._check_condition(sense)
 
     def _check_condition(
         self, sense: Sense, data_in: bytes | memoryview = b"", consumed_bytes: int = 0

@@ -21,7 +21,6 @@ import usb.core
 
 from tapefs.emulator import descriptors
 from tapefs.emulator.bot_device import BotDevice
-from tapefs.emulator.bot_device import DeviceServer as DeviceServer
 from tapefs.emulator.control_pipe import ControlPipe, Setup
 from tapefs.emulator.descriptors import IN_ADDRESS, OUT_ADDRESS
 from tapefs.emulator.descriptors import UsbIdentity as UsbIdentity
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
     import struct
     from array import array
     from collections.abc import Iterator
+
+    from tapefs.emulator.device_server import DeviceServer
 
 
 @dataclass(eq=False, slots=True)
@@ -69,24 +70,21 @@ class EmulatedUsbBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb h
         self._control = ControlPipe(self.device, self.identity)
         self.kernel_driver_active = kernel_driver
         self._has_kernel_driver = kernel_driver
-        self._plugged_count = 1
+        self._seen_count = self.device.cable.plug_count
         self._owner: _Handle | None = None
 
     def unplug(self) -> None:
         """Pull the cable: transfers fail with ENODEV, the bus is empty."""
         self.device.unplug()
-        self._owner = None
 
     def plug_in(self) -> None:
         """Connect the device again. Handles from before stay dead."""
-        self._plugged_count += 1
-        self.kernel_driver_active = self._has_kernel_driver
         self.device.plug_in()
 
     # Enumeration and descriptors.
 
     def enumerate_devices(self) -> Iterator[str]:
-        if self.device.plugged_in:
+        if self.device.is_found():
             yield "emulated"
 
     def get_parent(self, _dev: str) -> None:
@@ -99,7 +97,7 @@ class EmulatedUsbBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb h
             "bMaxPacketSize0 idVendor idProduct bcdDevice iManufacturer iProduct iSerialNumber "
             "bNumConfigurations",
             descriptors.device_descriptor(self.identity),
-            address=self._plugged_count,
+            address=self.device.cable.plug_count,
             bus=self.identity.bus,
             port_number=self.identity.ports[-1],
             port_numbers=self.identity.ports,
@@ -146,7 +144,8 @@ class EmulatedUsbBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb h
     def open_device(self, _dev: str) -> _Handle:
         if not self.device.plugged_in:
             raise _no_device()
-        return _Handle(self._plugged_count)
+        self._notice_replug()
+        return _Handle(self._seen_count)
 
     def close_device(self, handle: _Handle) -> None:
         if self._owner is handle:
@@ -233,8 +232,18 @@ class EmulatedUsbBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb h
         self.kernel_driver_active = self._has_kernel_driver
 
     def _alive(self, handle: _Handle) -> None:
-        if not self.device.plugged_in or handle.plugged_count != self._plugged_count:
+        # A cable that was out in between is not noticed by looking at it now.
+        self._notice_replug()
+        if not self.device.plugged_in or handle.plugged_count != self._seen_count:
             raise _no_device()
+
+    def _notice_replug(self) -> None:
+        """After the cable was in anew, nobody owns the device, and the kernel's driver has it."""
+        count = self.device.cable.plug_count
+        if count != self._seen_count:
+            self._seen_count = count
+            self._owner = None
+            self.kernel_driver_active = self._has_kernel_driver
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from tapefs.emulator.wire_faults import Unplugged
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tapefs.emulator.bot_device import DeviceServer
+    from tapefs.emulator.device_server import DeviceServer
     from tapefs.emulator.urb_queue import Answer
 
 T = TypeVar("T")

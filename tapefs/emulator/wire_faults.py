@@ -1,11 +1,16 @@
-"""What can go wrong on the emulated wire: what hosts do wrong, and what tests make go wrong."""
+"""What can go wrong on the emulated wire: what hosts do wrong, and what is made to go wrong."""
 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
 
+from tapefs.emulator.fault_queue import FaultPoint, PlannedFault
 from tapefs.usb.bot import CommandStatus, StatusBlock
+
+if TYPE_CHECKING:
+    from tapefs.emulator.cable import Replug
 
 
 class Stall(Exception):
@@ -35,6 +40,7 @@ class ViolationKind(enum.Enum):
     DATA_OVERRUN = "data overrun"
     READ_OUT_OF_TURN = "read out of turn"
     DATA_DISAGREEMENT = "data disagreement"
+    RECOVERY_OMITTED = "recovery omitted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,22 +63,15 @@ class LessData(enum.Enum):
     STALL = "stall"
 
 
-class FaultPoint(enum.Enum):
-    """Where a planned fault strikes."""
-
-    COMMAND = "command"
-    DATA = "data"
-    STATUS = "status"
-    CLASS_RESET = "class reset"
-    PORT_RESET = "port reset"
-
-
 class FaultEffect(enum.Enum):
-    """What a planned fault does. The first three work everywhere."""
+    """What a planned fault does. The first five work everywhere."""
 
     STALL = "stall"
     SILENCE = "silence"
+    # Silence from now on, on every transfer, until something stronger than waiting (`until`).
+    HANG = "hang"
     UNPLUG = "unplug"
+    POWER_CUT = "power cut"
     # In place of the data stage towards the host:
     BABBLE = "babble"
     SKIP_DATA = "skip data"
@@ -87,13 +86,41 @@ class FaultEffect(enum.Enum):
     FULL_RESIDUE = "residue as if nothing moved"
 
 
-@dataclass(frozen=True, slots=True)
-class WireFault:
-    """One fault, once, after `skip_count` passes of its point went well."""
+EVERYWHERE: Final = frozenset(
+    {
+        FaultEffect.STALL,
+        FaultEffect.SILENCE,
+        FaultEffect.HANG,
+        FaultEffect.UNPLUG,
+        FaultEffect.POWER_CUT,
+    }
+)
+IN_PLACE_OF_DATA: Final = frozenset({FaultEffect.BABBLE, FaultEffect.SKIP_DATA})
+# After one of these the host no longer knows a valid status block: reset recovery is due
+# (BOT 1.0 §5.3.3.1, §6.3).
+INVALID_STATUS: Final = frozenset(
+    {
+        FaultEffect.SHORT,
+        FaultEffect.WRONG_TAG,
+        FaultEffect.BAD_SIGNATURE,
+        FaultEffect.PHASE_ERROR,
+        FaultEffect.RESERVED_STATUS,
+    }
+)
 
-    point: FaultPoint
+
+@dataclass(frozen=True, slots=True)
+class WireFault(PlannedFault):
+    """A fault of a transfer, or of a reset."""
+
     effect: FaultEffect
-    skip_count: int = 0
+    # Of UNPLUG and POWER_CUT: when the cable is in again; None: never by itself.
+    replug: Replug | None = field(default=None, kw_only=True)
+    # Of HANG: what ends it; None: only the cable.
+    until: FaultPoint | None = field(default=FaultPoint.CLASS_RESET, kw_only=True)
+
+    def __str__(self) -> str:
+        return f"{self.effect.value} at {self.point.value}"
 
 
 def garbled(status: StatusBlock, effect: FaultEffect | None, length_bytes: int) -> bytes:

@@ -36,6 +36,7 @@ INTERFACE_CLASS: Final = 0x08
 INTERFACE_PROTOCOL: Final = 0x50
 # SFF-8020i, QIC-157, UFI and SFF-8070i put an ATAPI packet on the wire, and that is 12 bytes.
 TWELVE_BYTE_SUBCLASSES: Final = frozenset({0x02, 0x03, 0x04, 0x05})
+ATAPI_CDB_BYTES: Final = 12
 
 _COMMAND: Final = struct.Struct("<4sIIBBB16s")
 _STATUS: Final = struct.Struct("<4sIIB")
@@ -214,7 +215,7 @@ class Result:
 
 def pad_cdb(cdb: bytes, subclass: int) -> bytes:
     """The CDB as an interface of this subclass wants it: ATAPI flavours take 12 bytes at least."""
-    return cdb.ljust(12, b"\0") if subclass in TWELVE_BYTE_SUBCLASSES else cdb
+    return cdb.ljust(ATAPI_CDB_BYTES, b"\0") if subclass in TWELVE_BYTE_SUBCLASSES else cdb
 
 
 def transaction(block: CommandBlock) -> Generator[Step, Outcome, Result]:
