@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import logging
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -172,6 +173,9 @@ class Archiver:
                 await self._woken.wait()
 
     def _tick_s(self) -> float:
+        """How long to wait for a call before looking again; what has to come first calls."""
+        if self._account.pending_count == 0 or self._admission.read_only_reason is not None:
+            return math.inf
         return max(0.05, min(1.0, self._config.settle_s, self._config.idle_s))
 
     def _due(self) -> bool:

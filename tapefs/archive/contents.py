@@ -241,7 +241,9 @@ class Contents:
         file.dirty.add(hole_start, end)
         file.resident.add(start, end)
         self._account.pending_bytes += file.dirty.total_bytes - dirty_before
-        self._account.pending_count += was_clean and bool(file.dirty)
+        if was_clean and file.dirty:
+            self._account.pending_count += 1
+            self.admission.wake_archiver()
         self._spool.used_bytes += file.resident.total_bytes - resident_before
         self._in_flight.note(file.inode.ino, hole_start, end)
 

@@ -79,16 +79,27 @@ class MountedVolume:
     async def _commit_regularly(self) -> None:
         """Group commit: metadata outlives the process at least this often, without any fsync.
 
-        Now and then a durable one, after which the files that left the spool are deleted.
+        Some time after a change a durable one, after which the files that left the spool are
+        deleted. While nothing changes, nothing runs here.
         """
-        tidy_at = trio.current_time() + _TIDY_S
+        changed = trio.Event()
+
+        def note() -> None:
+            changed.set()
+
+        self.catalog.on_change = note
+        tidy_at: float | None = trio.current_time() + _TIDY_S
         while True:
+            if tidy_at is None:
+                await changed.wait()
+                changed = trio.Event()
+                tidy_at = trio.current_time() + _TIDY_S
             await trio.sleep(self.config.commit_s)
             if self.catalog.needs_commit:
                 self.catalog.commit()
             if trio.current_time() >= tidy_at:
                 await self._tidy()
-                tidy_at = trio.current_time() + _TIDY_S
+                tidy_at = trio.current_time() + _TIDY_S if self.spool.pinned else None
 
     async def _tidy(self) -> None:
         if self.spool.has_doomed:

@@ -90,6 +90,11 @@ class Spool:
         self._condemned.discard(ino)
 
     @property
+    def pinned(self) -> bool:
+        """Whether a burst reads, and nothing is deleted."""
+        return self._pinned
+
+    @property
     def has_doomed(self) -> bool:
         """Whether some file waits for a durable commit to be deleted."""
         return bool(self._doomed or self._condemned) and not self._pinned

@@ -75,6 +75,8 @@ class Catalog(Namespace):
         self._grouped = False
         # Called before each commit: to hand over what must not be committed without the rest.
         self.before_commit: Callable[[], None] = lambda: None
+        # Called, more often than not in vain, when there is something to commit.
+        self.on_change: Callable[[], None] = lambda: None
         self._epoch = database.integer_setting("epoch")
         self._next_ino = database.integer_setting("next_ino")
         self._stored_next_ino = self._next_ino
@@ -233,6 +235,7 @@ class Catalog(Namespace):
         if not self._cache.mark_modified(inode):
             raise NoSuchInode(inode.ino)
         self._changed_inos.add(inode.ino)
+        self.on_change()
         if self._cache.modified_count > self._modified_inodes_max and not self._grouped:
             self.flush()
 
@@ -474,6 +477,7 @@ class Catalog(Namespace):
     def _begin(self) -> None:
         if not self._database.in_transaction:
             self._database.begin()
+            self.on_change()
 
     def _keep(self, entry: ExtentEntry, kept: Sequence[Range], sequence: int) -> None:
         for start, end in kept:
