@@ -389,8 +389,10 @@ async def test_a_drive_that_lies(
     tmp_path: Path,
     autojump_clock: trio.testing.MockClock,
     monkeypatch: pytest.MonkeyPatch,
+    assert_logs: Callable[[str], object],
 ) -> None:
     del autojump_clock  # waits of minutes pass at once
+    assert_logs(r"drive\.advice ")
     monkeypatch.setattr(motion, "COUNTED_MOTIONS_MAX", 300)
     group = f"drive {personality}"
     mutator, tally = Mutator(randomness(group)), Tally(group)
