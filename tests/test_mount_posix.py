@@ -584,6 +584,32 @@ class TestAttributes:
         await client(os.setxattr, path, "system.posix_acl_access", opened)
         assert await shell(f"cat '{path}'", user=USER) == "secret\n"
 
+    async def test_acls_are_inherited_as_on_the_local_filesystem(
+        self, mount: Mount, tmp_path: Path
+    ) -> None:
+        script = (
+            "umask 0; mkdir d; setfacl -m d:u:5:rw,d:g:6:r,d:m::rw d; touch d/f; mkdir d/e;"
+            " mkfifo -m 640 d/p; ln -s x d/l; touch d/e/f; mkdir d/b; setfacl -bk d/b; touch d/b/f;"
+            " setfacl -k d; setfacl -m d:u::rwx,d:g::rx,d:o::- d; touch d/n;"
+            " find d ! -type l | sort | xargs getfacl -np; stat -c '%a %n' d d/*"
+        )
+        ours = await shell(f"cd '{mount.path}'; {script}")
+        assert ours == await shell(f"cd '{tmp_path}'; {script}")
+
+    async def test_acls_are_enforced(self, mount: Mount) -> None:
+        path = mount.path / "f"
+        await shell(f"echo secret > '{path}'; chmod 600 '{path}'")
+        await shell(f"! cat '{path}' 2>/dev/null", user=USER)
+        await shell(f"setfacl -m u:{USER}:r '{path}'")
+        assert await shell(f"cat '{path}'", user=USER) == "secret\n"
+        await shell(f"! (echo x >> '{path}') 2>/dev/null", user=USER)
+        await shell(f"setfacl -m m::- '{path}'")
+        await shell(f"! cat '{path}' 2>/dev/null", user=USER)
+        await shell(f"setfacl -m m::r '{path}'")
+        assert await shell(f"cat '{path}'", user=USER) == "secret\n"
+        await shell(f"setfacl -b '{path}'")
+        await shell(f"! cat '{path}' 2>/dev/null", user=USER)
+
     async def test_df_shows_the_volume(self, mount: Mount) -> None:
         mount.contents.capacity_bytes = 1 << 30
         out = await shell(f"df -B1 --output=source,size,avail '{mount.path}' | tail -1")

@@ -1,8 +1,8 @@
 """POSIX ACLs as Linux stores them in `system.posix_acl_access` and `system.posix_acl_default`.
 
 Layout (linux/posix_acl_xattr.h), little-endian: version 2 in four bytes, then eight bytes an
-entry: tag, permissions, id. tapefs stores ACLs and keeps them consistent with the permission
-bits, so that they reach the tape; the kernel enforces the permission bits only.
+entry: tag, permissions, id. tapefs stores ACLs, keeps them consistent with the permission
+bits and hands them down; the kernel asks for them and enforces them.
 """
 
 from __future__ import annotations
@@ -77,7 +77,26 @@ def is_empty(value: bytes) -> bool:
 def with_permission_bits(value: bytes, bits: int) -> bytes:
     """The access ACL after chmod to `bits`: owner, mask (or group) and other follow them."""
     acl = parse(value)
-    group_tag = MASK if any(tag == MASK for tag, _, _ in acl.entries) else GROUP_OBJ
-    new = {USER_OBJ: bits >> 6 & 7, group_tag: bits >> 3 & 7, OTHER: bits & 7}
+    new = {USER_OBJ: bits >> 6 & 7, _group_tag(acl): bits >> 3 & 7, OTHER: bits & 7}
     packed = (_ENTRY.pack(tag, new.get(tag, granted), who) for tag, granted, who in acl.entries)
     return _VERSION + b"".join(packed)
+
+
+def inherited(default: bytes, bits: int) -> bytes:
+    """The access ACL of a file made with permission `bits` where the default ACL is `default`.
+
+    It grants what both do (acl(5), object creation and default ACLs). A new directory also gets
+    `default` itself.
+    """
+    acl = parse(default)
+    group_tag = _group_tag(acl)
+    asked = {USER_OBJ: bits >> 6 & 7, group_tag: bits >> 3 & 7, OTHER: bits & 7}
+    packed = (
+        _ENTRY.pack(tag, granted & asked.get(tag, 7), who) for tag, granted, who in acl.entries
+    )
+    return _VERSION + b"".join(packed)
+
+
+def _group_tag(acl: Acl) -> int:
+    """Which entry the group bits of the mode stand for."""
+    return MASK if any(tag == MASK for tag, _, _ in acl.entries) else GROUP_OBJ

@@ -116,8 +116,8 @@ class Tree:
         """Create a file of any type; `mode` carries the type and has the umask taken off already.
 
         In a directory with the setgid bit the new file gets the directory's group and a new
-        directory gets the bit. Raises EEXIST, ENOENT (the parent was removed), ENAMETOOLONG,
-        EINVAL (unknown type), EPERM (reserved name).
+        directory gets the bit; in one with a default ACL it inherits that. Raises EEXIST, ENOENT
+        (the parent was removed), ENAMETOOLONG, EINVAL (unknown type), EPERM (reserved name).
         """
         file_type = stat.S_IFMT(mode)
         if file_type not in _CREATABLE_TYPES:
@@ -137,10 +137,24 @@ class Tree:
             rdev = 0
         inode = self.catalog.new_inode(mode, uid, gid, now_ns=now_ns, rdev=rdev, target=target)
         self.catalog.link(parent, name, inode.ino)
+        self._inherit_acl(parent, inode)
         if is_directory:
             directory.nlink += 1
         self._touch_directory(directory, now_ns)
         return inode
+
+    def _inherit_acl(self, parent: int, inode: Inode) -> None:
+        default = (
+            None if stat.S_ISLNK(inode.mode) else self.catalog.xattr(parent, posix_acl.DEFAULT)
+        )
+        if default is None:
+            return
+        access = posix_acl.inherited(default, inode.mode & 0o777)
+        if self._says_something(inode, posix_acl.ACCESS, access):
+            self.catalog.set_xattr(inode.ino, posix_acl.ACCESS, access)
+        if stat.S_ISDIR(inode.mode):
+            self.catalog.set_xattr(inode.ino, posix_acl.DEFAULT, default)
+        self.catalog.changed(inode)
 
     def link(self, ino: int, new_parent: int, new_name: bytes) -> Inode:
         """Give a file one more name. Raises EPERM (directory), EEXIST, ENOENT (already removed)."""

@@ -105,7 +105,8 @@ class Operations(pyfuse3.Operations):
 
     supports_dot_lookup = True
     enable_writeback_cache = False
-    enable_acl = False
+    # The kernel asks for ACLs, keeps them, and enforces them.
+    enable_acl = True
 
     def __init__(
         self,
