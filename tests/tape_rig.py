@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 RECORD_BYTES = 4096
-# What matters to positioning differs: LOCATE and both positions; no long one; neither at all.
-PERSONALITIES = ("lto5", "ait3", "dat72", "plain")
+# What matters to positioning differs: LOCATE and both positions; no long one; neither at all; nor
+# anything that SPACE would tell.
+PERSONALITIES = ("lto5", "ait3", "dat72", "plain", "tgt")
 
 
 class Wire:

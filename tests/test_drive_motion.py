@@ -224,17 +224,81 @@ async def test_end_of_data_when_read_position_knows_nothing(rigs: Rigs) -> None:
     assert await drive.space_to_end_of_data() == END
 
 
-async def test_without_residues_the_block_is_unknown_and_nothing_is_made_up(rigs: Rigs) -> None:
+# A drive that tells nothing: no READ POSITION to believe, SPACE without residue.
+
+
+async def test_without_residues_the_blocks_are_read_over(rigs: Rigs) -> None:
     rig = rigs("plain")
     drive = await rig.open()
+    await write_files(drive, *COUNTS)
     await drive.rewind()
-    rig.wire.answer(c.Space6, Sense(asc=0, ascq=1, filemark=True), Sense(SenseKey.BLANK_CHECK))
-    end = await drive.space_to_end_of_data()
-    assert (end.block, end.file, end.block_in_file) == (None, 1, None)
+    rig.wire.answer(c.Space6, Sense(asc=0, ascq=1, filemark=True))
+    assert await drive.space_to_end_of_data() == END
+    assert drive.capabilities.space_tells is False
+    # 9 records, 3 filemarks, and the end.
+    assert len(rig.wire.sent(c.Read6)) == 13
 
 
-async def test_spacing_forward_and_backward(rigs: Rigs, personality: str) -> None:
-    drive = await rigs(personality).open()
+async def test_a_drive_that_runs_over_filemarks_is_not_believed(rigs: Rigs) -> None:
+    rig = rigs("tgt")
+    drive = await rig.open()
+    await write_files(drive, *COUNTS)
+    await drive.rewind()
+    with pytest.raises(EndOfData):
+        await drive.space_blocks(100)
+    assert await drive.position() == TapePosition()
+    assert await drive.space_to_end_of_data() == END
+    await drive.locate(address(1, 1))
+    await drive.space_blocks(1)
+    # It may stand behind filemark 1 now, or far beyond.
+    with pytest.raises(PositionUnknown):
+        await drive.write_block(record(0))
+
+
+@pytest.mark.parametrize("name", ["plain", "tgt"])
+async def test_counting_starts_from_a_place_that_is_known(rigs: Rigs, name: str) -> None:
+    rig = rigs(name)
+    await write_files(await rig.open(), *COUNTS)
+    drive = await rig.open()
+    assert await drive.space_to_end_of_data(near=address(2, 0)) == END
+    assert len(rig.wire.sent(c.Read6)) == (6 if name == "tgt" else 0)
+    rig.wire.forget()
+    # The end is where it was last seen: nothing lies between.
+    assert await drive.space_to_end_of_data(near=address(3, 0)) == END
+    assert len(rig.wire.sent(c.Read6, c.Space6)) <= 3
+
+
+@pytest.mark.parametrize("name", ["plain", "tgt"])
+async def test_a_place_that_is_not_there_is_not_taken_for_granted(rigs: Rigs, name: str) -> None:
+    rig = rigs(name)
+    await write_files(await rig.open(), *COUNTS)
+    drive = await rig.open()
+    assert await drive.space_to_end_of_data(near=TapeAddress(30, 4, 0)) == END
+
+
+async def test_passing_tape_files(rigs: Rigs, personality: str) -> None:
+    rig = rigs(personality)
+    drive = await rig.open()
+    await write_files(drive, *COUNTS)
+    await drive.write_block(record(1))
+    await drive.rewind()
+    assert [await drive.pass_tape_file() for _ in COUNTS] == [4, 7, 12]
+    assert await read_number(drive) == 1
+    with pytest.raises(EndOfData):
+        await drive.pass_tape_file()
+    await drive.locate(address(1, 1))
+    assert await drive.pass_tape_file() == 7
+
+
+async def test_passing_a_tape_file_needs_a_place_to_start(rigs: Rigs) -> None:
+    drive = await rigs("plain").open()
+    with pytest.raises(PositionUnknown):
+        await drive.pass_tape_file()
+
+
+@pytest.mark.parametrize("standard", PERSONALITIES[:-1])
+async def test_spacing_forward_and_backward(rigs: Rigs, standard: str) -> None:
+    drive = await rigs(standard).open()
     await write_files(drive, *COUNTS)
     await drive.rewind()
     await drive.space_filemarks(2)
@@ -257,10 +321,9 @@ async def test_spacing_forward_and_backward(rigs: Rigs, personality: str) -> Non
     assert await read_number(drive) == 100
 
 
-async def test_spacing_that_meets_a_mark_knows_where_it_stands(
-    rigs: Rigs, personality: str
-) -> None:
-    drive = await rigs(personality).open()
+@pytest.mark.parametrize("standard", PERSONALITIES[:-1])
+async def test_spacing_that_meets_a_mark_knows_where_it_stands(rigs: Rigs, standard: str) -> None:
+    drive = await rigs(standard).open()
     await write_files(drive, *COUNTS)
     await drive.rewind()
     with pytest.raises(FilemarkDetected):

@@ -394,6 +394,7 @@ async def test_a_drive_that_lies(
     del autojump_clock  # waits of minutes pass at once
     assert_logs(r"drive\.advice ")
     monkeypatch.setattr(motion, "COUNTED_MOTIONS_MAX", 300)
+    monkeypatch.setattr(motion, "COUNTED_READS_MAX", 300)
     group = f"drive {personality}"
     mutator, tally = Mutator(randomness(group)), Tally(group)
     with VirtualCartridge.create(tmp_path / "c.tap", personality, 1 << 24) as cartridge, unstuck():

@@ -864,7 +864,9 @@ def test_each_personality_does_what_it_says(make: Make, personality: Personality
         expected = (command.direction, command.transfer_length_bytes)
         none = (c.Direction.NONE, 0)
         assert target.expects(command.pack()) == (expected if has(personality) else none)
-    listed = ask(target, c.LogSense(0x00))[4:]
+    for log_command in (c.LogSense(0x00), c.LogSelect()):
+        assert (run(target, log_command) == unknown) is not personality.has_log_pages
+    listed = ask(target, c.LogSense(0x00))[4:] if personality.has_log_pages else b""
     assert (0x31 in listed) == bool(personality.capacity_log_unit_bytes)
     assert (0x2E in listed) == personality.has_tape_alert
     for page in listed:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from tapefs.drive.position import PositionMismatch, TapeAddress, TapePosition
+from tapefs.drive.position import PositionMismatch, PositionUnknown, TapeAddress, TapePosition
 from tapefs.drive.probe import Capabilities
 from tapefs.errors import DriveFailed
 from tapefs.scsi.cdb import (
     Locate10,
     Locate16,
     PositionForm,
+    Read6,
     ReadPosition,
     Rewind,
     Space6,
@@ -24,7 +25,11 @@ from tapefs.scsi.sense import (
     EndOfData,
     FilemarkDetected,
     IllegalRequest,
+    IncorrectLength,
     Reaction,
+    Sense,
+    SenseKey,
+    check_condition,
 )
 
 if TYPE_CHECKING:
@@ -32,8 +37,12 @@ if TYPE_CHECKING:
 
 # The largest count that SPACE(6) can carry.
 SPACE_COUNT_MAX: Final = 0x7FFFFF
+# For counting blocks by reading them; longer ones pass under the head all the same.
+_COUNTING_BYTES: Final = 64 * 1024
 # More tape files than fit on any tape: a drive that tells of more does not move.
 COUNTED_MOTIONS_MAX: Final = 1_000_000
+# ... and more blocks than fit on any.
+COUNTED_READS_MAX: Final = 1 << 32
 
 
 class TapeMotion:
@@ -159,7 +168,8 @@ class TapeMotion:
         """Go over `count` blocks, backwards when negative.
 
         Raises FilemarkDetected when a filemark comes first (the head is beyond it, seen in the
-        direction of travel), EndOfData or BeginningOfMedium (the head is there).
+        direction of travel), EndOfData or BeginningOfMedium (the head is there). A drive that does
+        not say how far it got may have run over filemarks, so the position is unknown then.
         """
         if not count:
             return
@@ -167,7 +177,11 @@ class TapeMotion:
         direction = 1 if count > 0 else -1
         condition = await self._space(SpaceCode.BLOCKS, count)
         left = 0 if condition is None else condition.sense.information
-        if left is None:
+        runs_over = self.capabilities.space_tells is False and condition is None
+        if runs_over or (left is None and isinstance(condition, EndOfData)):
+            # Drives that do not say how far they got may also have run over filemarks.
+            here.lose()
+        elif left is None:
             here.block = here.block_in_file = None
         else:
             # Some drives give the residue of a backward SPACE with the wrong sign.
@@ -190,14 +204,17 @@ class TapeMotion:
             self._fail(condition)
         return condition
 
-    async def space_to_end_of_data(self) -> TapePosition:
-        """Go to where an append goes, and return all that can be known about that place.
+    async def space_to_end_of_data(self, near: TapeAddress | None = None) -> TapePosition:
+        """Go to where an append goes, and return where that is; its `block` is always known.
 
-        A drive with READ POSITION says the block (and with its long form the file). On others
-        the blocks are counted, file by file, from the head's place or from the beginning, which
-        takes one motion per tape file; `block` stays None when such a drive also does not say how
-        far a motion got.
+        A drive with READ POSITION says the block (and with its long form the file). On others the
+        blocks are counted, which takes one motion per tape file; and where SPACE does not say how
+        far it got, they are read over. Counting starts from `near`, the beginning of a tape file
+        that the caller knows, when there are as many filemarks before it as `near` says: then only
+        that number is proven, and its block taken for granted. Else it starts from where the head
+        is known to be, or from the beginning.
         """
+        start = self._counter.address()
         if self.capabilities.read_position:
             condition = await self._space(SpaceCode.END_OF_DATA, 0)
             if isinstance(condition, FilemarkDetected):
@@ -206,24 +223,94 @@ class TapeMotion:
             position = await self.position()
             if position.block is not None:
                 return position
-        await self._count_to_end_of_data()
-        return self._counter.snapshot()
-
-    async def _count_to_end_of_data(self) -> None:
-        here = self._counter
-        if None in (here.block, here.file, here.block_in_file):
-            await self.rewind()
+        await self._return_to(await self._counting_start(start, near))
         for _ in range(COUNTED_MOTIONS_MAX):
+            if await self._count_file():
+                return self._counter.snapshot()
+        raise self._endless()
+
+    async def _counting_start(
+        self, start: TapeAddress | None, near: TapeAddress | None
+    ) -> TapeAddress:
+        if near is not None and (start is None or start.file < near.file):
+            try:
+                await self._space_to(near)
+            except EndOfData:
+                pass
+            else:
+                self._counter.place(near.block, near.file, near.block_in_file)
+                return near
+        return start or TapeAddress(0, 0, 0)
+
+    async def pass_tape_file(self) -> int:
+        """Go behind the next filemark, and return the block there.
+
+        The head must be at a known place. Raises EndOfData when no filemark follows (the head is
+        at the end then). Counts where `space_to_end_of_data` would.
+        """
+        start = self._counter.address()
+        if self.capabilities.read_position:
+            await self.space_filemarks(1)
+            block = (await self.position()).block
+            if block is not None:
+                return block
+        if start is None:
+            raise PositionUnknown(
+                "the place on tape is not known, and this drive cannot tell; mount the tape again"
+            )
+        await self._return_to(start)
+        ended = await self._count_file()
+        assert self._counter.block is not None
+        if ended:
+            sense = Sense(SenseKey.BLANK_CHECK, 0x00, 0x05)
+            raise check_condition(sense, "SPACE over the last tape file")
+        return self._counter.block
+
+    async def _return_to(self, address: TapeAddress) -> None:
+        """Go to `address`, of a place the head has been at, with relative motions only."""
+        if self._counter.address() != address:
+            await self._space_to(address)
+            self._counter.place(address.block, address.file, address.block_in_file)
+
+    async def _count_file(self) -> bool:
+        """From a known place go behind the next filemark, or else to the end of data: then True.
+
+        Where that is, is known in either case.
+        """
+        start = self._counter.address()
+        assert start is not None
+        for _ in range(COUNTED_MOTIONS_MAX):
+            if self.capabilities.space_tells is False:
+                await self._return_to(start)
+                return await self._read_over_file()
             try:
                 await self.space_blocks(SPACE_COUNT_MAX)
-            except FilemarkDetected:
-                continue
-            except EndOfData:
-                return
-        here.lose()
-        raise DriveFailed(
-            f"the drive found no end of data in {COUNTED_MOTIONS_MAX} tape files;"
-            " power-cycle the drive and try again"
+            except (FilemarkDetected, EndOfData) as condition:
+                tells = self._counter.block is not None
+                self.capabilities = dataclasses.replace(self.capabilities, space_tells=tells)
+                if tells:
+                    return isinstance(condition, EndOfData)
+        raise self._endless()
+
+    async def _read_over_file(self) -> bool:
+        for _ in range(COUNTED_READS_MAX):
+            _, condition = await self._initiator.perform(Read6(_COUNTING_BYTES))
+            if isinstance(condition, FilemarkDetected):
+                self._counter.pass_filemarks()
+                return False
+            if isinstance(condition, EndOfData):
+                return True
+            passed = condition is None or condition.reaction is Reaction.SUCCESS
+            if condition is not None and not passed and not isinstance(condition, IncorrectLength):
+                self._fail(condition)
+            self._counter.pass_records()
+        raise self._endless()
+
+    def _endless(self) -> DriveFailed:
+        self._counter.lose()
+        return DriveFailed(
+            f"the drive found no end of data in {COUNTED_MOTIONS_MAX} tape files or"
+            f" {COUNTED_READS_MAX} blocks; power-cycle the drive and try again"
         )
 
     def _fail(self, condition: CheckCondition) -> NoReturn:

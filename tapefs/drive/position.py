@@ -91,6 +91,12 @@ class PositionCounter:
         if count:
             self.block_in_file = 0 if count > 0 else None
 
+    def address(self) -> TapeAddress | None:
+        """Where the head stands, when all of it is known."""
+        if self.block is None or self.file is None or self.block_in_file is None:
+            return None
+        return TapeAddress(self.block, self.file, self.block_in_file)
+
     def snapshot(self) -> TapePosition:
         """What is counted, as a value."""
         return TapePosition(

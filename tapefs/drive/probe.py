@@ -89,6 +89,8 @@ class Capabilities:
     position_form: PositionForm | None = None
     # None until the first locate: there is no way to ask without moving.
     locate: bool | None = None
+    # SPACE says how far it got; None until it had to say so.
+    space_tells: bool | None = None
     # Unit of log page 31h in bytes; None when the drive has no such page.
     capacity_unit_bytes: int | None = None
     volume_statistics: bool = False
@@ -221,12 +223,16 @@ async def _select_modes(initiator: Initiator, modes: ModeParameters, *, ten: boo
 
 
 async def _position_form(initiator: Initiator) -> PositionForm | None:
+    """The form to ask for. One that says nothing now may know more later, but the long one is only
+    believed to exist when it does.
+    """
     try:
-        LongPosition.unpack((await initiator.run(ReadPosition(PositionForm.LONG))).data)
+        long = LongPosition.unpack((await initiator.run(ReadPosition(PositionForm.LONG))).data)
     except (IllegalRequest, MalformedData):
         pass
     else:
-        return PositionForm.LONG
+        if long.block is not None:
+            return PositionForm.LONG
     try:
         ShortPosition.unpack((await initiator.run(ReadPosition())).data)
     except (IllegalRequest, MalformedData):

@@ -180,9 +180,12 @@ class TapeDrive(TapeMotion):
         found = await probe.set_up(self._initiator, self.identity)
         self.block_limits = found.block_limits
         self.write_protected = found.write_protected
-        # Whether there is a LOCATE was learnt from the drive, not from the medium.
-        locate = self.capabilities.locate
-        self.capabilities = dataclasses.replace(found.capabilities, locate=locate)
+        # Some was learnt from the drive, not from the medium.
+        self.capabilities = dataclasses.replace(
+            found.capabilities,
+            locate=self.capabilities.locate,
+            space_tells=self.capabilities.space_tells,
+        )
         self._counter.lose()
         self._initiator.begin_session(self._reselect)
 

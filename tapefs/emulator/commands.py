@@ -30,6 +30,12 @@ FILEMARKS_PER_COMMAND_MAX: Final = 65_536
 _TRANSFER_BYTES_MAX: Final = 64 << 20
 _DATA_PHASE_ERROR: Final = Sense(SenseKey.ABORTED_COMMAND, 0x4B, 0x00)
 _GOOD: Final = TargetReply(good=True)
+# What tgt answers to READ POSITION, wherever it stands.
+_NO_POSITION: Final = {
+    c.PositionForm.SHORT: bytes.fromhex("14") + bytes(19),
+    c.PositionForm.LONG: bytes.fromhex("20") + bytes(31),
+    c.PositionForm.EXTENDED: bytes.fromhex("20") + bytes(31),
+}
 
 
 def handlers(personality: Personality) -> dict[type, Handler]:
@@ -40,6 +46,8 @@ def handlers(personality: Personality) -> dict[type, Handler]:
     if personality.has_wide_addresses:
         table[c.Locate16] = _locate
         table[c.Space16] = _space
+    if not personality.has_log_pages:
+        del table[c.LogSense], table[c.LogSelect]
     if personality.has_read_position:
         table[c.ReadPosition] = _read_position
     if personality.has_attributes:
@@ -180,8 +188,25 @@ def _locate(unit: LogicalUnit, command: c.Locate10 | c.Locate16, _data: memoryvi
 
 
 def _space(unit: LogicalUnit, command: c.Space6 | c.Space16, _data: memoryview) -> TargetReply:
-    deck = unit.ready_deck()
-    if command.code is c.SpaceCode.BLOCKS:
+    if unit.personality.space_tells:
+        return _space_as_standard(unit.ready_deck(), command)
+    try:
+        return _space_as_standard(unit.ready_deck(), command, over_filemarks=True)
+    except CheckConditionStatus as error:
+        sense = error.sense
+        if sense.information is None:
+            raise
+        # Neither how far it got nor the right key.
+        told = Sense(asc=sense.asc, ascq=sense.ascq, filemark=sense.filemark)
+        raise CheckConditionStatus(told) from error
+
+
+def _space_as_standard(
+    deck: Deck, command: c.Space6 | c.Space16, *, over_filemarks: bool = False
+) -> TargetReply:
+    if command.code is c.SpaceCode.BLOCKS and over_filemarks:
+        deck.space_blocks_over_filemarks(command.count)
+    elif command.code is c.SpaceCode.BLOCKS:
         deck.space_blocks(command.count)
     elif command.code is c.SpaceCode.FILEMARKS:
         deck.space_filemarks(command.count)
@@ -218,6 +243,8 @@ def _prevent(
 
 def _read_position(unit: LogicalUnit, command: c.ReadPosition, _data: memoryview) -> TargetReply:
     deck = unit.ready_deck()
+    if not unit.personality.knows_position:
+        return TargetReply(True, _NO_POSITION[command.form])
     objects, data_bytes = deck.buffered
     beginning, end = deck.position == 0, deck.in_early_warning
     if command.form is c.PositionForm.SHORT:

@@ -356,6 +356,21 @@ class Deck:
             sense = status.filemark_detected if has_mark else status.beginning_of_partition
         raise CheckConditionStatus(sense(missing))
 
+    def space_blocks_over_filemarks(self, count: int) -> None:
+        """Go over `count` records as if there were no filemarks between them."""
+        self.flush()
+        cartridge, step = self.cartridge, 1 if count > 0 else -1
+        at, end = self.position, cartridge.object_count
+        for left in range(abs(count), 0, -1):
+            while 0 <= (found := at if step > 0 else at - 1) < end and cartridge.is_filemark(found):
+                at += step
+            if not 0 <= found < end:
+                self._move(at)
+                sense = status.end_of_data if step > 0 else status.beginning_of_partition
+                raise CheckConditionStatus(sense(left))
+            at += step
+        self._move(at)
+
     def space_filemarks(self, count: int, *, adjacent: bool = False) -> None:
         """Go over `count` filemarks, to the far side of the last; backwards when negative.
 

@@ -47,6 +47,11 @@ class Personality:
     has_wide_addresses: bool = False
     has_read_position: bool = True
     has_long_position: bool = True
+    # READ POSITION has an answer, but never one with a position in it.
+    knows_position: bool = True
+    # SPACE stops at filemarks when it counts blocks, and says how far it got.
+    space_tells: bool = True
+    has_log_pages: bool = True
     # Unit of log page 31h in bytes; 0: the drive has no such page.
     capacity_log_unit_bytes: int = 0
     has_tape_alert: bool = True
@@ -166,6 +171,28 @@ _KNOWN: Final = (
         has_locate=False,
         has_read_position=False,
         has_long_position=False,
+        has_tape_alert=False,
+        compresses=False,
+    ),
+    # Linux's software target tgt with a tape, as it answers: hardly more than "plain", and wrong
+    # where others tell positions.
+    Personality(
+        name="tgt",
+        vendor="IET",
+        product="VIRTUAL-TAPE",
+        revision="0001",
+        capacity_bytes=20 * _GB,
+        rate_bytes_per_s=50 * _MB,
+        buffer_bytes=MIB,
+        density_code=0,
+        early_warning_bytes=32 * MIB,
+        block_bytes_min=4,
+        block_bytes_max=MIB,
+        granularity_exponent=9,
+        has_locate=False,
+        knows_position=False,
+        space_tells=False,
+        has_log_pages=False,
         has_tape_alert=False,
         compresses=False,
     ),

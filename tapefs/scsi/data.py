@@ -351,7 +351,8 @@ class ShortPosition:
 
     `block` is what the next transfer with the host would be, counting records and filemarks from
     the beginning of the partition; `last_block` what the next transfer with the medium would be.
-    Both mean nothing when `unknown`. `end`: between early warning and the end of the medium.
+    Both mean nothing when `unknown`. Block 0 without `beginning` is unknown too: targets that
+    cannot tell answer with zeros. `end`: between early warning and the end of the medium.
     """
 
     block: int = 0
@@ -393,7 +394,7 @@ class ShortPosition:
             end=bool(flags & 0x40),
             buffered_blocks=None if flags & 0x20 else blocks & 0xFFFFFF,
             buffered_bytes=None if flags & 0x10 else size_bytes,
-            unknown=bool(flags & 0x04),
+            unknown=bool(flags & 0x04) or not (block or flags & 0x80),
             error=bool(flags & 0x02),
             programmable_early_warning=bool(flags & 0x01),
         )
@@ -401,7 +402,10 @@ class ShortPosition:
 
 @dataclass(frozen=True, slots=True)
 class LongPosition:
-    """READ POSITION, long form, 32 bytes (SSC-4). None: the drive does not know that number."""
+    """READ POSITION, long form, 32 bytes (SSC-4). None: the drive does not know that number.
+
+    Block 0 without `beginning` is no position, as in the short form.
+    """
 
     block: int | None = None
     file: int | None = None
@@ -426,9 +430,10 @@ class LongPosition:
         """Raises MalformedData below 32 bytes."""
         raw = _checked(data, 32, "READ POSITION data")
         flags, partition, block, file = struct.unpack(">B3xIQQ8x", raw[:32])
+        unknown = flags & 0x04 or not (block or flags & 0x80)
         return cls(
-            block=None if flags & 0x04 else block,
-            file=None if flags & 0x08 else file,
+            block=None if unknown else block,
+            file=None if unknown or flags & 0x08 else file,
             partition=partition,
             beginning=bool(flags & 0x80),
             end=bool(flags & 0x40),
