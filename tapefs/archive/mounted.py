@@ -163,14 +163,8 @@ async def open_volume(
         recall = RecallService(scheduler, reading, label.record_bytes, config)
         contents = Contents(catalog, spool, recall, account, config, clock_ns)
         contents.admission.read_only_reason = read_only_reason
-        writer = TapeWriter(
-            view=view,
-            scheduler=scheduler,
-            account=account,
-            config=config,
-            work=directory / "work",
-            clock_ns=clock_ns,
-        )
+        work = directory / "work"
+        writer = TapeWriter(view, scheduler, account, config, work, clock_ns)
         archiver = Archiver(
             catalog=catalog,
             writer=writer,

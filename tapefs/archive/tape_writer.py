@@ -55,7 +55,6 @@ class TapeWriter:
 
     def __init__(
         self,
-        *,
         view: TapeView,
         scheduler: Scheduler,
         account: CapacityAccount,
