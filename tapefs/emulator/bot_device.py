@@ -256,9 +256,6 @@ class BotDevice:
         elif host is Direction.OUT:
             self._wanted_bytes = device_bytes
             self._phase = _Phase.DATA_OUT
-            if not device_bytes and self.less_data is LessData.STALL:
-                self._execute(b"")
-                self._halted.add(Pipe.OUT)
         else:
             self._execute(b"")
             self._phase = _Phase.DATA_IN if host_bytes else _Phase.STATUS

@@ -173,6 +173,7 @@ _KNOWN: Final = (
         has_long_position=False,
         has_tape_alert=False,
         compresses=False,
+        reports_class_reset=False,
     ),
     # Linux's software target tgt with a tape, as it answers: hardly more than "plain", and wrong
     # where others tell positions.
