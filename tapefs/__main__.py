@@ -21,5 +21,10 @@ def umount_main(argv: Sequence[str] | None = None) -> int:
     return cli.umount_main(argv)
 
 
+def mount_main(argv: Sequence[str] | None = None) -> int:
+    """Run as mount(8)'s helper `mount.fuse.tapefs`; the exit code."""
+    return cli.mount_main(argv)
+
+
 if __name__ == "__main__":
     sys.exit(main())

@@ -63,6 +63,11 @@ class Config:
     waiting_recalls_max: int = 1000
     # Local metadata is committed after this time at the latest.
     commit_s: float = 0.1
+    # Owner and group to show for everything; None: those stored.
+    uid: int | None = None
+    gid: int | None = None
+    # Permissions to show for everything are what this leaves of 0777; None: those stored.
+    umask: int | None = None
     # For other users than the one who mounted; passed to FUSE.
     allow_other: bool = False
 
@@ -124,6 +129,10 @@ def _parse_value(name: str, field: str, value: str | None) -> object:
         return value
     if "_bytes" in field:
         return parse_bytes(value)
+    if field == "umask":
+        if not re.fullmatch("[0-7]{1,4}", value) or int(value, 8) > 0o777:
+            raise UsageError(f"mount option umask takes an octal number like 022, not '{value}'")
+        return int(value, 8)
     try:
         number = float(value) if field.endswith("_s") or field == "spool_high_water" else int(value)
     except ValueError as exc:

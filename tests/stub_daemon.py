@@ -28,6 +28,7 @@ class MountRequest:
     state_dir: Path
     read_only: bool
     generation: int | None
+    kernel_flags: tuple[str, ...]
     foreground: bool
     verbose: bool
 

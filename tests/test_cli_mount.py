@@ -16,7 +16,8 @@ import stub_daemon
 from stub_daemon import MountRequest
 
 from tapefs import cli, errors
-from tapefs.cli import arguments, background, mount, mountpoints
+from tapefs.cli import arguments, background, mountpoints
+from tapefs.cli.mount_words import MountWords, tell_apart
 from tapefs.errors import ExitCode
 from tapefs.fuse import mountpoint
 
@@ -32,9 +33,19 @@ def daemon(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 
 
 def test_mount_words_are_no_settings() -> None:
-    assert mount.split_options("defaults,ro,settle=1") == ("settle=1", True)
-    assert mount.split_options("ro,rw,spool=1G,fsync=tape") == ("spool=1G,fsync=tape", False)
-    assert mount.split_options("") == ("", False)
+    assert tell_apart("defaults,ro,settle=1") == MountWords("settle=1", read_only=True)
+    assert tell_apart("ro,rw,spool=1G,fsync=tape") == MountWords("spool=1G,fsync=tape")
+    assert tell_apart("") == MountWords("")
+    line = "noauto,user,nodev,noexec,x-systemd.automount,relatime,state_dir=/s,umask=027"
+    assert tell_apart(line) == MountWords("umask=027", False, ("nodev", "noexec"), "/s")
+    with pytest.raises(errors.UsageError, match="unknown mount option 'nodevs'"):
+        tell_apart("nodevs")
+
+
+@pytest.mark.parametrize("value", ["8", "1777", "u=rwx", ""])
+def test_a_umask_that_is_none(value: str) -> None:
+    with pytest.raises(errors.UsageError, match="takes an octal number like 022"):
+        tell_apart(f"umask={value}")
 
 
 def test_mount_in_the_foreground(
@@ -53,7 +64,15 @@ def test_mount_in_the_foreground(
     assert cli.main(words) == 0
     assert requests == [
         MountRequest(
-            "usb", tmp_path, "settle=1,idle=2", arguments.state_dir(None), True, None, True, False
+            "usb",
+            tmp_path,
+            "settle=1,idle=2",
+            arguments.state_dir(None),
+            True,
+            None,
+            (),
+            True,
+            False,
         )
     ]
     assert capsys.readouterr().err.splitlines() == [

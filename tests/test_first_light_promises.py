@@ -180,6 +180,38 @@ class TestEverythingIsOnTapeWhenItReturns:
         assert host.find_daemon() is None
         assert content_on_tape(host)["a"] == bytes(3_000_000)
 
+    def test_a_line_in_fstab(self, host: Host) -> None:
+        """In a mount namespace of its own, with the helpers and a table of its own."""
+        sbin, table = host.root / "sbin", host.root / "fstab"
+        sbin.mkdir()
+        for helper in ("mount.fuse.tapefs", "umount.fuse.tapefs"):
+            (sbin / helper).symlink_to(PROGRAMS / helper)
+        shown = "uid=1234,gid=2345,umask=027"
+        options = f"noauto,user,noexec,nosuid,nodev,x-systemd.automount,{PATIENT},{shown}"
+        table.write_text(f"{host.drive} {host.mountpoint} fuse.tapefs {options} 0 0\n")
+        script = f"""
+            mount --bind {sbin} /usr/sbin
+            mount --bind {table} /etc/fstab
+            mount {host.mountpoint} >/dev/null 2>&1
+            grep {host.mountpoint} /proc/self/mounts
+            cp /bin/true {host.mountpoint}/program
+            stat -c '%u %g %a' {host.mountpoint} {host.mountpoint}/program
+            {host.mountpoint}/program 2>/dev/null || echo not run
+            umount {host.mountpoint} 2>/dev/null
+            """
+        done = run(["unshare", "--mount", "sh", "-euc", script], env=host.env)
+        assert (done.code, done.stderr) == (0, ""), host.log()
+        entry, *said = done.stdout.splitlines()
+        assert entry.startswith(
+            f"tapefs:FIRST {host.mountpoint} fuse.tapefs rw,nosuid,nodev,noexec"
+        )
+        assert said == ["1234 2345 750", "1234 2345 750", "not run"]
+        # Only shown: what is stored is what copying made.
+        host.mount()
+        found = (host.mountpoint / "program").stat()
+        assert (found.st_uid, found.st_gid) == (os.getuid(), os.getgid())
+        assert found.st_mode & 0o777 == 0o755
+
     def test_the_helper_called_as_umount_calls_it(self, host: Host) -> None:
         host.mount(PATIENT)
         write(host.mountpoint / "a", b"last")

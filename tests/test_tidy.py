@@ -135,7 +135,11 @@ def test_the_readme_knows_no_other_exit_code() -> None:
 
 def test_the_mount_options_of_the_readme_are_those_there_are() -> None:
     table = README.partition("## Mount options")[2].partition("\n## ")[0]
-    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == {"ro", *option_names()}
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == {
+        "ro",
+        "state_dir",
+        *option_names(),
+    }
 
 
 def test_every_personality_is_in_the_readme() -> None:

@@ -86,6 +86,13 @@ def umount_main(argv: Sequence[str] | None = None) -> int:
     return _judged(command, terminal, verbose=False)
 
 
+def mount_main(argv: Sequence[str] | None = None) -> int:
+    """`mount.fuse.tapefs`, which mount(8) calls for a line in /etc/fstab."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    terminal = Terminal()
+    return _judged(lambda: mount.run_helper(words, terminal), terminal, verbose=False)
+
+
 def _judged(command: Callable[[], int], terminal: Terminal, *, verbose: bool) -> int:
     """Run `command`; whatever it raises becomes one sentence and one exit code."""
     try:

@@ -5,22 +5,21 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from tapefs import telemetry
 from tapefs.cli import arguments as shared
 from tapefs.cli import mountpoints
+from tapefs.cli.mount_words import tell_apart
 from tapefs.config import option_names, parse_options
 from tapefs.fuse.mountpoint import prepare_mountpoint, require_fuse
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from tapefs.cli.terminal import Terminal
     from tapefs.daemon import MountRequest
-
-# mount(8) words that mean something here although they are no settings.
-_MOUNT_WORDS: Final = frozenset({"ro", "rw", "defaults"})
 
 
 def add_parser(commands: shared.Commands) -> None:
@@ -42,7 +41,7 @@ def add_parser(commands: shared.Commands) -> None:
         metavar="OPT[,OPT...]",
         action="append",
         default=[],
-        help=f"mount options: ro, {', '.join(sorted(option_names()))}",
+        help=f"mount options: ro, nodev, nosuid, noexec, {', '.join(sorted(option_names()))}",
     )
     parser.add_argument("--foreground", action="store_true", help="stay, and log to the terminal")
     parser.add_argument("--read-only", action="store_true", help="refuse every change")
@@ -58,20 +57,21 @@ def add_parser(commands: shared.Commands) -> None:
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     """Mount; see `add_parser`."""
     drive = shared.drive(arguments.drive)
-    options, read_only = split_options(",".join(arguments.options))
-    state_dir = shared.state_dir(arguments.state_dir)
+    words = tell_apart(",".join(arguments.options))
+    state_dir = shared.state_dir(arguments.state_dir or words.state_dir)
     mountpoint = prepare_mountpoint(Path(arguments.mountpoint))
-    require_fuse(allow_other=parse_options(options).allow_other)
+    require_fuse(allow_other=parse_options(words.settings).allow_other)
     # FUSE, USB and trio come with the daemon; `tapefs --help` does without.
     from tapefs import daemon  # noqa: PLC0415
 
     request = daemon.MountRequest(
         drive=drive,
         mountpoint=mountpoint,
-        options=options,
+        options=words.settings,
         state_dir=state_dir,
-        read_only=arguments.read_only or read_only or arguments.generation is not None,
+        read_only=arguments.read_only or words.read_only or arguments.generation is not None,
         generation=arguments.generation,
+        kernel_flags=words.kernel_flags,
         foreground=arguments.foreground,
         verbose=arguments.verbose,
     )
@@ -79,18 +79,6 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
         telemetry.set_up(None, verbose=arguments.verbose)
         return _mount_in_foreground(request, terminal)
     return _mount_in_background(request, terminal)
-
-
-def split_options(text: str) -> tuple[str, bool]:
-    """The settings in `text` without mount(8)'s words, and whether it asks for read-only.
-
-    Raises UsageError for an unknown option, before anything is started.
-    """
-    items = [item for item in text.split(",") if item]
-    settings = ",".join(item for item in items if item not in _MOUNT_WORDS)
-    parse_options(settings)
-    read_only = next((item == "ro" for item in reversed(items) if item in ("ro", "rw")), False)
-    return settings, read_only
 
 
 def log_path(state_dir: Path, mountpoint: Path) -> Path:
@@ -145,3 +133,25 @@ def _mount_in_foreground(request: MountRequest, terminal: Terminal) -> int:
     for helper in filter(None, helpers):
         helper.wait()
     return code
+
+
+def run_helper(words: Sequence[str], terminal: Terminal) -> int:
+    """Mount as mount(8) asks its helper `mount.fuse.tapefs` to.
+
+    It calls with SPEC DIRECTORY and `-s -f -n -v -N NAMESPACE -t TYPE -o OPTIONS`.
+    """
+    parser = shared.Parser(prog="mount.fuse.tapefs")
+    parser.add_argument("drive")
+    parser.add_argument("mountpoint")
+    parser.add_argument("-o", dest="options", action="append", default=[])
+    parser.add_argument("-f", dest="fake", action="store_true")
+    parser.add_argument("-t", "-N", dest="ignored")
+    for flag in "snv":
+        parser.add_argument(f"-{flag}", dest=f"ignored_{flag}", action="store_true")
+    parser.set_defaults(
+        foreground=False, read_only=False, generation=None, state_dir=None, verbose=False
+    )
+    arguments = parser.parse_args(words)
+    if arguments.fake:
+        return 0
+    return run(arguments, terminal)

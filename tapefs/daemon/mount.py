@@ -18,6 +18,7 @@ from tapefs.config import Config, parse_options
 from tapefs.daemon.drives import OpenedDrive, open_drive, require_medium
 from tapefs.daemon.service import MountService
 from tapefs.errors import NotFinalized, TapefsError, leaves_of
+from tapefs.fuse.attributes import Presentation
 from tapefs.fuse.mountpoint import prepare_mountpoint, require_fuse
 from tapefs.fuse.operations import Operations
 from tapefs.fuse.session import mount_options, serve
@@ -36,7 +37,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True, slots=True)
 class MountRequest:
-    """What `tapefs mount` was asked for. `options` is what stood behind -o.
+    """What `tapefs mount` was asked for. `options` are the settings that stood behind -o.
 
     `generation`: the checkpoint to show, read-only, instead of the volume as it is now.
     """
@@ -47,6 +48,7 @@ class MountRequest:
     state_dir: Path
     read_only: bool = False
     generation: int | None = None
+    kernel_flags: tuple[str, ...] = ()
     foreground: bool = False
     verbose: bool = False
 
@@ -136,10 +138,14 @@ class _Mount:
     async def _serve(self, volume: MountedVolume, service: MountService) -> None:
         label = volume.label
         tape = TapeAttributes(volume.catalog, volume.view, volume.contents)
-        operations = Operations(volume.catalog, volume.contents, service, tape)
+        shown = Presentation(self._config.uid, self._config.gid, self._config.umask)
+        operations = Operations(volume.catalog, volume.contents, service, tape, shown)
         operations.tree.read_only = not volume.writable
         options = mount_options(
-            label.name, allow_other=self._config.allow_other, read_only=not volume.writable
+            label.name,
+            allow_other=self._config.allow_other,
+            read_only=not volume.writable,
+            kernel_flags=self._request.kernel_flags,
         )
 
         def on_ready() -> None:

@@ -24,6 +24,7 @@ from tapefs.archive import posix_acl, tape_attributes
 from tapefs.archive.tree import NAME_BYTES_MAX, Tree
 from tapefs.entries import ROOT_INO
 from tapefs.errors import FilesystemError
+from tapefs.fuse.attributes import CACHE_S, Presentation
 from tapefs.fuse.guard import answers, answers_later, unanswered
 from tapefs.fuse.inodes import Handle, InodeReferences
 
@@ -37,12 +38,8 @@ if TYPE_CHECKING:
     from tapefs.catalog import Catalog
     from tapefs.entries import Inode
 
-# What stat(2) reports as the preferred size of a read or write.
-IO_BYTES_PREFERRED: Final = 128 * 1024
 # The unit of statvfs(3).
 STATFS_BLOCK_BYTES: Final = 4096
-# Names and attributes are ours alone to change, and we tell the kernel when we do.
-CACHE_S: Final = 86_400.0
 # One READDIRPLUS buffer of 4 KiB holds about 25 entries.
 READDIR_BATCH_COUNT: Final = 32
 
@@ -114,6 +111,7 @@ class Operations(pyfuse3.Operations):
         contents: Contents,
         service: Service,
         tape: TapeAttributes,
+        shown: Presentation = Presentation(),  # noqa: B008 - immutable
     ) -> None:
         super().__init__()
         self.references = InodeReferences(catalog, contents)
@@ -124,6 +122,7 @@ class Operations(pyfuse3.Operations):
         self._contents = contents
         self._service = service
         self._tape_attributes = tape
+        self._shown = shown
         # Open files known to have no security.capability: the kernel asks before each write.
         self._without_capability: set[int] = set()
 
@@ -158,7 +157,7 @@ class Operations(pyfuse3.Operations):
             absent.entry_timeout = CACHE_S
             return absent
         self.references.lookups.add(inode.ino)
-        return _attributes(inode)
+        return self._shown.attributes(inode)
 
     @unanswered
     def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
@@ -221,7 +220,7 @@ class Operations(pyfuse3.Operations):
 
     def _made(self, inode: Inode) -> EntryAttributes:
         self.references.lookups.add(inode.ino)
-        return _attributes(inode)
+        return self._shown.attributes(inode)
 
     # -- directories ------------------------------------------------------------------------
 
@@ -246,7 +245,9 @@ class Operations(pyfuse3.Operations):
             self.references.lookups.add(ino)
 
     def _reply_dot(self, token: ReaddirToken, name: bytes, ino: int, position: int) -> bool:
-        return pyfuse3.readdir_reply(token, name, _attributes(self._catalog.inode(ino)), position)
+        return pyfuse3.readdir_reply(
+            token, name, self._shown.attributes(self._catalog.inode(ino)), position
+        )
 
     def _reply_entries(self, token: ReaddirToken, directory: int, after_cookie: int) -> list[int]:
         replied: list[int] = []
@@ -254,7 +255,7 @@ class Operations(pyfuse3.Operations):
         while True:
             children = self._catalog.children(directory, after_cookie, READDIR_BATCH_COUNT)
             for after_cookie, name, ino in children:
-                _fill(attributes, self._catalog.inode(ino))
+                self._shown.fill(attributes, self._catalog.inode(ino))
                 position = after_cookie + _AFTER_DOT_DOT
                 if not pyfuse3.readdir_reply(token, name, attributes, position):
                     return replied
@@ -278,7 +279,7 @@ class Operations(pyfuse3.Operations):
 
     @answers
     def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
-        return _attributes(self._catalog.inode(inode))
+        return self._shown.attributes(self._catalog.inode(inode))
 
     @answers_later
     async def setattr(
@@ -302,7 +303,7 @@ class Operations(pyfuse3.Operations):
             self.tree.set_attributes(
                 inode, mode=mode, uid=uid, gid=gid, atime_ns=atime_ns, mtime_ns=mtime_ns
             )
-        return _attributes(self._catalog.inode(inode))
+        return self._shown.attributes(self._catalog.inode(inode))
 
     @answers
     def statfs(self, ctx: RequestContext) -> StatvfsData:
@@ -453,26 +454,3 @@ def _invalidate_attributes(ino: int) -> None:
     # The kernel may not cache the inode, or the mount may have ended: nothing to invalidate then.
     with contextlib.suppress(OSError):
         pyfuse3.invalidate_inode(ino, attr_only=True)
-
-
-def _attributes(inode: Inode) -> EntryAttributes:
-    attributes = EntryAttributes()
-    _fill(attributes, inode)
-    return attributes
-
-
-def _fill(attributes: EntryAttributes, inode: Inode) -> None:
-    attributes.st_ino = inode.ino
-    attributes.entry_timeout = attributes.attr_timeout = CACHE_S
-    attributes.st_mode = inode.mode
-    attributes.st_nlink = inode.nlink
-    attributes.st_uid = inode.uid
-    attributes.st_gid = inode.gid
-    attributes.st_rdev = inode.rdev
-    attributes.st_size = inode.size
-    # A file on tape reports its blocks as well: zero would make tar and cp believe in a hole.
-    attributes.st_blocks = (inode.size + 511) // 512
-    attributes.st_blksize = IO_BYTES_PREFERRED
-    attributes.st_atime_ns = inode.atime_ns
-    attributes.st_mtime_ns = inode.mtime_ns
-    attributes.st_ctime_ns = inode.ctime_ns

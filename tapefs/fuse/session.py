@@ -27,7 +27,7 @@ from tapefs.fuse.mountpoint import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from tapefs.fuse.operations import Operations
 
@@ -49,14 +49,18 @@ _CONNECTIONS: Final = Path("/sys/fs/fuse/connections")
 _BACKING_DEVICES: Final = Path("/sys/class/bdi")
 
 
-def mount_options(volume_name: str, *, allow_other: bool, read_only: bool) -> frozenset[str]:
+def mount_options(
+    volume_name: str, *, allow_other: bool, read_only: bool, kernel_flags: Iterable[str] = ()
+) -> frozenset[str]:
     """Options for `serve`. What df(1) and mount(8) show as the source is `tapefs:NAME`, with
     characters that mount options cannot carry replaced by `_`.
 
+    `kernel_flags` are nodev, noexec and the like; without them libfuse takes nodev and nosuid.
     Root's mounts are open to other users, as every mount of root is; permission bits hold.
     """
     shown = re.sub(r"[^A-Za-z0-9._+@:-]", "_", volume_name)
     options = {f"fsname=tapefs:{shown}", f"subtype={SUBTYPE}", "default_permissions"}
+    options.update(kernel_flags)
     if allow_other or os.geteuid() == 0:
         options.add("allow_other")
     options.add("ro" if read_only else "rw")
