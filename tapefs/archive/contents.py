@@ -26,7 +26,7 @@ from tapefs.archive.open_file import OpenFile, Place
 from tapefs.archive.ranges import END_OF_FILE, RangeSet
 from tapefs.archive.spool import punch
 from tapefs.catalog import Staged
-from tapefs.errors import DataMismatch, FilesystemError, SpoolFull
+from tapefs.errors import DataMismatch, FilesystemError, MediumFailed, SpoolFull
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -150,7 +150,7 @@ class Contents:
         digest = inode.sha256 if extent.length == inode.size else None
         try:
             return await self._recall.read(extent, offset, stop - offset, digest)
-        except DataMismatch as error:
+        except (DataMismatch, MediumFailed) as error:
             names = self._catalog.links(inode.ino)
             path = self._catalog.path_of(*names[0]) if names else b""
             telemetry.event(

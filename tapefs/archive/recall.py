@@ -24,6 +24,7 @@ from tapefs import telemetry
 from tapefs.archive.policy import JobKind
 from tapefs.drive import TapeAddress
 from tapefs.errors import DataMismatch, DriveBusy, NotReady, TapefsError
+from tapefs.scsi.sense import EndOfData, FilemarkDetected, IncorrectLength
 
 if TYPE_CHECKING:
     from tapefs.archive.scheduler import Scheduler
@@ -313,8 +314,12 @@ class RecallService:
                 self._scheduler.head_block = None
                 await drive.locate(TapeAddress(block, tape_file.sequence, record))
             self._scheduler.head_block = None
-            length = await drive.read_block(buffer)
-            self._scheduler.head_block = block + 1
+            try:
+                length = await drive.read_block(buffer)
+            except (FilemarkDetected, EndOfData, IncorrectLength):
+                length = 0  # something stands there, but not this record
+            else:
+                self._scheduler.head_block = block + 1
             expected = int.from_bytes(tape_file.crcs[4 * record : 4 * record + 4], "big")
             data = memoryview(buffer)
             if length == self._record_bytes and crc32c.crc32c(data) == expected:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tapefs.drive import TapeDrive
+    from tapefs.entries import TapeFile
     from tapefs.volume.label import Label
     from tapefs.volume.session import EndOfTape
 
@@ -78,8 +79,7 @@ async def settle_end(
             f"{expected}; it is an older copy, or was overwritten elsewhere: to read it as it is, "
             "mount it with another --state-dir"
         )
-    if end.last_file_end + 1 == expected:
-        await _prove_last_tail(drive, view)
+    await _prove_last_tail(drive, view, end, writable=writable)
     roll = RollForward(drive, view, work, report)
     await roll.run(end.last_file_end)
     if end.torn_records and writable:
@@ -132,18 +132,54 @@ async def rebuild(
     return view
 
 
-async def _prove_last_tail(drive: TapeDrive, view: TapeView) -> None:
-    """The head stands before the last filemark: what ends there must be what the view knows."""
+async def _prove_last_tail(
+    drive: TapeDrive, view: TapeView, end: EndOfTape, *, writable: bool
+) -> None:
+    """The last tape file that the view knows must end on tape where and as the view says.
+
+    Raises WrongTape when another one does, DamagedTape when that cannot be told. A tape that is
+    only read, and ends where it must, needs no such proof: every record is checked by itself.
+    """
     last = view.last_tape_file()
     if last is None or last.kind is TapeFileKind.TORN:
         return
-    tail = await _tail_before_head(drive, view.settings.record_bytes)
+    record_bytes = view.settings.record_bytes
+    nothing_follows = end.last_file_end + 1 == last.next_block
+    try:
+        if nothing_follows:
+            tail = await _tail_before_head(drive, record_bytes)
+        else:
+            tail = await _tail_before_mark(drive, last, record_bytes)
+    except DamagedTape as exc:
+        if nothing_follows and not writable:
+            telemetry.event(
+                telemetry.ROLL_FORWARD, logging.WARNING, damaged_tail=last.sequence, reason=exc
+            )
+            return
+        raise DamagedTape(
+            f"tape file {last.sequence} does not end as this host's catalog knows it ({exc}), so "
+            "nothing proves where the tape may be written; mount it read-only with -o ro"
+        ) from exc
     known = (view.settings.volume_uuid, last.sequence, last.written_ns, last.record_count)
     if (tail.volume_uuid, tail.sequence, tail.written_ns, tail.record_count) != known:
         raise WrongTape(
             f"tape file {last.sequence} on this tape is not the one that this host's catalog "
             "knows; the tape was written elsewhere, so mount it with another --state-dir"
         )
+
+
+async def _tail_before_mark(drive: TapeDrive, tape_file: TapeFile, record_bytes: int) -> Tail:
+    """The tail in the last record of `tape_file`, behind which its filemark must stand."""
+    last = tape_file.record_count - 1
+    address = TapeAddress(tape_file.first_block + last, tape_file.sequence, last)
+    tail = await read_tail(drive, address, record_bytes)
+    try:
+        await drive.read_block(array("B", bytes(record_bytes)))
+    except FilemarkDetected:
+        return tail
+    except (EndOfData, IncorrectLength, MediumFailed) as exc:
+        raise NoTail("something else than its filemark follows") from exc
+    raise NoTail("more records follow")
 
 
 async def _tail_before_head(drive: TapeDrive, record_bytes: int) -> Tail:
@@ -186,13 +222,13 @@ async def _from_checkpoint(
 
 
 async def _last_tail(drive: TapeDrive, record_bytes: int) -> Tail | None:
-    """The last tail on the tape; torn tape files behind it are passed over."""
+    """The last tail that can be read; torn and damaged tape files behind it are passed over."""
     end = await find_end(drive)
     mark: int | None = end.last_file_end
     while mark is not None and mark >= FIRST_TAPE_FILE_BLOCK:
         try:
             return await _tail_before_head(drive, record_bytes)
-        except NoTail:
+        except DamagedTape:
             await drive.space_filemarks(-1)
             mark = (await drive.position()).block
     return None
@@ -243,11 +279,19 @@ async def load_checkpoint(
     finally:
         packed.unlink(missing_ok=True)
         plain.unlink(missing_ok=True)
-    if view.settings.volume_uuid == label.volume_uuid:
+    try:
+        if view.settings != VolumeSettings(
+            label.volume_uuid, label.name, label.record_bytes, label.created_ns
+        ):
+            raise DamagedTape("a checkpoint on this tape belongs to another volume")  # noqa: TRY301
         view.apply(tape_file, ())
-        return view
-    view.close()
-    raise DamagedTape("a checkpoint on this tape belongs to another volume")
+    except WrongTape as exc:
+        view.close()
+        raise DamagedTape("a checkpoint on this tape belongs to another place") from exc
+    except BaseException:
+        view.close()
+        raise
+    return view
 
 
 def _unpack(packed: Path, plain: Path) -> None:

@@ -7,6 +7,7 @@ on it. So torn tape files wait until there is a tail, or none.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ class RollForward:
         self._view = view
         self._work = work
         self._report = report
-        # Torn tape files behind the view's last one, in order, not judged yet.
+        # Tape files without a tail behind the view's last one, in order, not judged yet.
         self._torn: list[TapeFile] = []
         self._unclosed: TapeFile | None = None
         self.learned_count = 0
@@ -51,7 +52,7 @@ class RollForward:
         """Learn every tape file up to the filemark at block `last_file_end`.
 
         Raises WrongTape when one does not belong here or contradicts what the view knows,
-        DamagedTape when a journal cannot be read.
+        DamagedTape when a journal cannot be read or records are missing.
         """
         while (start := self._next_start()).block <= last_file_end:
             await self._drive.locate(start)
@@ -96,9 +97,16 @@ class RollForward:
         if tail is None:
             self._torn.append(torn_file(sequence, start.block, record_count))
             return
-        claimed = (tail.volume_uuid, tail.sequence, tail.first_block, tail.record_count)
-        if claimed != (settings.volume_uuid, sequence, start.block, record_count):
-            raise WrongTape(f"tape file {sequence} belongs to another volume or to another place")
+        if tail.volume_uuid != settings.volume_uuid:
+            raise WrongTape(f"tape file {sequence} belongs to another volume than the tape's label")
+        claimed = (tail.sequence, tail.first_block, tail.record_count)
+        if claimed != (sequence, start.block, record_count):
+            raise DamagedTape(
+                f"tape file {sequence} has {record_count} records from block {start.block} on, but "
+                f"it was written as tape file {tail.sequence} with {tail.record_count} from block "
+                f"{tail.first_block} on: records are missing or doubled; restore with tar"
+            )
+        self._refuse_gaps(tail)
         await self._follow_judgement(tail)
         index = self._work / f"fetched-{sequence}"
         try:
@@ -132,7 +140,6 @@ class RollForward:
                 tail.first_block,
                 tail.record_count,
                 tail.written_ns,
-                bytes(4 * tail.record_count),
             )
 
     async def _tail(self, start: TapeAddress, record_count: int) -> Tail | None:
@@ -144,6 +151,27 @@ class RollForward:
             return await read_tail(self._drive, address, self._view.settings.record_bytes)
         except NoTail:
             return None
+        except DamagedTape as exc:
+            telemetry.event(
+                telemetry.ROLL_FORWARD, logging.WARNING, damaged_tail=start.file, reason=exc
+            )
+            return None
+
+    def _refuse_gaps(self, tail: Tail) -> None:
+        """What has no tail that can be read is either torn for `tail` too, or its checkpoint.
+
+        Raises DamagedTape for any other: it was closed, and nobody can tell what is in it.
+        """
+        torn = {file.sequence for file in tail.since_checkpoint if file.kind is TapeFileKind.TORN}
+        for index, file in enumerate(self._torn):
+            if file.first_block == tail.checkpoint_block:
+                # All that it says has been read in the journals before it.
+                self._torn[index] = dataclasses.replace(file, kind=TapeFileKind.CHECKPOINT)
+            elif file.sequence not in torn:
+                raise DamagedTape(
+                    f"the end of tape file {file.sequence} cannot be read, nor can a checkpoint "
+                    "that tells what is in it; restore with tar"
+                )
 
     async def _follow_judgement(self, tail: Tail) -> None:
         """Do with the torn tape files before `tail` what its writer had done with them."""
@@ -161,6 +189,10 @@ class RollForward:
 
     async def _settle(self, salvages: Callable[[int], bool]) -> None:
         for torn in self._torn:
+            if torn.kind is TapeFileKind.CHECKPOINT:
+                self._view.apply(torn, ())
+                self.learned_count += 1
+                continue
             taken = salvages(torn.sequence) and await salvage(
                 self._drive, self._view, torn, self._work, self._report
             )

@@ -9,15 +9,23 @@ from __future__ import annotations
 import hashlib
 import logging
 from array import array
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 import crc32c
 
 from tapefs import telemetry
 from tapefs.drive import TapeAddress
 from tapefs.entries import TapeFile, TapeFileKind
-from tapefs.errors import BlankTape, DamagedTape, ForeignTape, MediumFailed, WrongTape
+from tapefs.errors import (
+    BlankTape,
+    DamagedTape,
+    ForeignTape,
+    MediumFailed,
+    StateUnusable,
+    WrongTape,
+)
 from tapefs.scsi.sense import (
     BeginningOfMedium,
     EndOfData,
@@ -28,7 +36,7 @@ from tapefs.volume.label import LABEL_BYTES, Label, decode_label, encode_label
 from tapefs.volume.tail import NoTail, Tail, find_tail
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     from tapefs.drive import TapeDrive
@@ -195,8 +203,11 @@ async def fetch_span(
 
     Reads from the record that holds the member's header to the end of the tape file, so that the
     checksums of all these records are known; the result has zeros for those before. Raises
-    DamagedTape when the SHA-256 or a record's length disagrees.
+    DamagedTape when the SHA-256 disagrees, a record has another length or is missing, or the
+    member would reach beyond its tape file; StateUnusable when `target` cannot be written.
     """
+    if span.position + span.length > tail.record_count * record_bytes:
+        raise DamagedTape(f"the tail of tape file {tail.sequence} points beyond its end")
     first = max(0, span.position - _HEADER_BYTES_MAX) // record_bytes
     address = TapeAddress(tail.first_block + first, tail.sequence, first)
     await drive.locate(address)
@@ -205,10 +216,9 @@ async def fetch_span(
     sha256 = hashlib.sha256()
     crcs = bytearray(4 * first)
     end = span.position + span.length
-    with target.open("wb") as stream:
+    with _local_copy(target) as stream:
         for record in range(first, tail.record_count):
-            if await drive.read_block(buffer) != record_bytes:
-                raise DamagedTape(f"record {record} of tape file {tail.sequence} is cut short")
+            await _read_whole(drive, buffer, f"record {record} of tape file {tail.sequence}")
             crcs += crc32c.crc32c(view).to_bytes(4, "big")
             base = record * record_bytes
             start = min(max(span.position - base, 0), record_bytes)
@@ -226,6 +236,30 @@ async def fetch_span(
         tail.written_ns,
         bytes(crcs),
     )
+
+
+async def _read_whole(drive: TapeDrive, buffer: array[int], what: str) -> None:
+    """Fill `buffer` from the next record. Raises DamagedTape unless it has exactly that length."""
+    try:
+        length = await drive.read_block(buffer)
+    except (FilemarkDetected, EndOfData) as exc:
+        raise DamagedTape(f"{what} is missing") from exc
+    except IncorrectLength as exc:
+        raise DamagedTape(f"{what} is too long") from exc
+    if length != len(buffer):
+        raise DamagedTape(f"{what} is cut short")
+
+
+@contextmanager
+def _local_copy(path: Path) -> Iterator[BinaryIO]:
+    """`path` for writing; what its disk refuses is a StateUnusable."""
+    try:
+        with path.open("wb") as stream:
+            yield stream
+    except OSError as exc:
+        raise StateUnusable(
+            f"{path} cannot be written: {exc.strerror}; free some of its disk and mount again"
+        ) from exc
 
 
 def torn_file(sequence: int, first_block: int, record_count: int) -> TapeFile:
