@@ -114,7 +114,8 @@ CASES = (
     Case("cleaning wanted, recovered", fx("1/00/17"), "write", s.DriveAdvice, R.SUCCESS, "done", F.OPERATOR, *BUG),
     Case("cleaning cartridge", fx("0/30/03"), "write", s.DriveAdvice, R.SUCCESS, "done", F.OPERATOR, *BUG),
     Case("cleaning wanted, one vendor", fx("0/82/82"), "write", s.DriveAdvice, R.SUCCESS, "done", F.OPERATOR, *BUG),
-    Case("nothing at all", fx("0/00/00"), "write", s.Recovered, R.SUCCESS, "done", F.DRIVE, *BUG),
+    # By itself harmless; but a WRITE that failed without a word may not have been executed at all.
+    Case("nothing at all", fx("0/00/00"), "write", s.Recovered, R.SUCCESS, "lost", F.DRIVE, *BUG),
     Case("nothing at all, deferred", fx("0/00/00", kind=DEFERRED), "write", s.DeferredDriveError, R.SUCCESS, "sent again", F.DRIVE),
     # RECOVERED ERROR
     Case("write error recovered", fx("1/0C/00"), "write", s.Recovered, R.SUCCESS, "done", F.DRIVE, *BUG),

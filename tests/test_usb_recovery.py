@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from usb_rig import NOT_READY, RECORD, RECORD_BYTES, Rig
+from usb_rig import NOT_READY, RECORD, RECORD_BYTES, Rig, Unthreaded
 
 from tapefs.emulator.fault_queue import FaultPoint
 from tapefs.emulator.wire_faults import FaultEffect
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from conftest import Announcement
 
     from tapefs.scsi.command import Command
-    from tapefs.usb.device import UsbEndpoints
 
     AssertLogs = Callable[..., Announcement]
 
@@ -179,24 +178,11 @@ async def test_the_drive_gets_time_to_settle_after_a_reset(
 ) -> None:
     assert_logs("usb.reset_recovery", count=1)
     rig = Rig()
-    transport = BotTransport(_Unthreaded(rig.endpoints))
+    transport = BotTransport(Unthreaded(rig.endpoints))
     rig.plan(FaultPoint.STATUS, FaultEffect.SILENCE)
     with pytest.raises(DriveFailed):
         await transport.execute(Rewind())
     assert trio.current_time() == 6.0
-
-
-class _Unthreaded:
-    """Endpoints without the thread: a mock clock and a thread do not go together."""
-
-    def __init__(self, endpoints: UsbEndpoints) -> None:
-        self._endpoints = endpoints
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._endpoints, name)
-
-    async def run(self, work: Callable[[], Any]) -> Any:
-        return work()
 
 
 # Unplugged.

@@ -15,7 +15,10 @@ from tapefs.usb.device import open_endpoints
 from tapefs.usb.transport import BotTransport
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tapefs.emulator.fault_queue import FaultPoint
+    from tapefs.usb.device import UsbEndpoints
 
 NOT_READY = Sense(SenseKey.NOT_READY, 0x04, 0x01)
 RECORD_BYTES = 4096
@@ -42,3 +45,16 @@ class Rig:
         completion = await self.transport.execute(Write6(RECORD_BYTES), RECORD)
         assert completion.good
         assert completion.residue_bytes == 0
+
+
+class Unthreaded:
+    """Endpoints without the thread: a mock clock and a thread do not go together."""
+
+    def __init__(self, endpoints: UsbEndpoints) -> None:
+        self._endpoints = endpoints
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._endpoints, name)
+
+    async def run(self, work: Callable[[], Any]) -> Any:
+        return work()

@@ -22,6 +22,7 @@ from tapefs.scsi.sense import (
     OverlappedCommands,
     Reaction,
     Recovered,
+    Sense,
     UnitAttention,
     UnknownOpcode,
     WriteProtectedCondition,
@@ -35,12 +36,13 @@ if TYPE_CHECKING:
     from tapefs.drive.transport import Transport
     from tapefs.scsi.cdb import Command
     from tapefs.scsi.completion import Completion
-    from tapefs.scsi.sense import Sense
 
 # A drive may queue several unit attentions; each is reported once.
 ATTEMPTS_MAX: Final = 10
 # A command that leaves the medium alone and was aborted may be sent this often in all.
 ABORTED_ATTEMPTS_MAX: Final = 3
+
+_NOTHING_SAID: Final = Sense()
 # What puts the medium in doubt until somebody has looked at it again.
 _IN_DOUBT: Final = (Reaction.REMOUNT, Reaction.NO_MEDIUM)
 _HEAD_KNOWN: Final = (Reaction.SUCCESS, Reaction.RESULT, Reaction.RESEND, Reaction.RESELECT)
@@ -141,7 +143,10 @@ class Initiator:
         return completion
 
     def _judge(self, command: Command, completion: Completion) -> CheckCondition:
-        if completion.sense is None:
+        # Sense that says nothing was lost on its way, or never asked for in time: what became of
+        # the command nobody can say. Of one that leaves the medium alone it does not matter.
+        silent = completion.sense == _NOTHING_SAID and command.moves_medium
+        if completion.sense is None or silent:
             self.counter.lose()
             raise MalformedData(
                 f"the drive failed {command.name} without saying why;"

@@ -206,7 +206,7 @@ class TapeDrive(TapeMotion):
             command = self._read = Read6(len(into))
         completion, condition = await self._initiator.perform(command, into)
         if condition is None:
-            length = len(completion.data)
+            length = self._whole_length(completion, len(into))
         else:
             length = self._length_read(condition, completion, len(into))
         self._counter.pass_records()
@@ -244,7 +244,20 @@ class TapeDrive(TapeMotion):
             return length
         if condition.reaction is not Reaction.SUCCESS:
             self._fail(condition)
-        return len(completion.data)
+        return self._whole_length(completion, asked_bytes)
+
+    def _whole_length(self, completion: Completion, asked_bytes: int) -> int:
+        """Length of a block of which the drive says nothing: the one asked for, or the wire lies.
+
+        A block of another length is told by ILI, which is never suppressed here (SSC-4, READ).
+        """
+        if len(completion.data) != asked_bytes:
+            self._counter.lose()
+            raise DriveFailed(
+                f"the drive reports {asked_bytes} bytes read, but {len(completion.data)} came;"
+                " check cable and adapter, then try again"
+            )
+        return asked_bytes
 
     async def write_block(self, data: array[int]) -> WriteOutcome:
         """Write one block. Everything behind it is logically gone afterwards.

@@ -35,10 +35,19 @@ _ALWAYS_ANSWERED: Final = (c.Inquiry, c.ReportLuns)
 
 @dataclass(frozen=True, slots=True)
 class UnitFault(PlannedFault):
-    """A command that is not executed: it ends with `sense`, or as if all were well when None."""
+    """A command that ends with `sense`, or when None as if all were well, without being executed.
+
+    One that ends with a recovered error was executed: that is what it says.
+    """
 
     point: FaultPoint = FaultPoint.EXECUTION
     sense: Sense | None = None
+
+    @property
+    def executes(self) -> bool:
+        """Whether the command is executed all the same."""
+        sense = self.sense
+        return sense is not None and sense.key is SenseKey.RECOVERED_ERROR and not sense.deferred
 
     def __str__(self) -> str:
         return f"sense {self.sense.code}" if self.sense else "false good"
@@ -120,17 +129,7 @@ class Target:
             command = c.unpack(cdb)
             if isinstance(command, c.RequestSense):
                 return TargetReply(True, self._report(sense)[: command.allocation_bytes])
-            handler = self._handlers.get(type(command))
-            if handler is None:
-                return self._check_condition(status.UNKNOWN_OPERATION_CODE)
-            if isinstance(command, _ALWAYS_ANSWERED):
-                return handler(self._unit, command, memoryview(b""))
-            if self._unit.attentions:
-                return self._check_condition(self._unit.attentions.popleft())
-            fault = self.unit_faults.take(FaultPoint.EXECUTION, command.name)
-            if fault is not None:
-                return self._pretend(fault.sense)
-            return handler(self._unit, command, memoryview(data_out).cast("B"))
+            return self._carry_out(command, memoryview(data_out).cast("B"))
         except CheckConditionStatus as error:
             return self._check_condition(error.sense, error.data_in, error.consumed_bytes)
         except c.InvalidField:
@@ -202,11 +201,24 @@ class Target:
         self._unit.cartridge = cartridge
         self._unit.load()
 
-    def _pretend(self, sense: Sense | None) -> TargetReply:
-        return TargetReply(True) if sense is None else self._check_condition(sense)
+    def _carry_out(self, command: c.Command, data_out: memoryview) -> TargetReply:
+        handler = self._handlers.get(type(command))
+        if handler is None:
+            return self._check_condition(status.UNKNOWN_OPERATION_CODE)
+        if isinstance(command, _ALWAYS_ANSWERED):
+            return handler(self._unit, command, data_out)
+        if self._unit.attentions:
+            return self._check_condition(self._unit.attentions.popleft())
+        fault = self.unit_faults.take(FaultPoint.EXECUTION, command.name)
+        if fault is None:
+            return handler(self._unit, command, data_out)
+        reply = handler(self._unit, command, data_out) if fault.executes else TargetReply(True)
+        if fault.sense is None:
+            return reply
+        return self._check_condition(fault.sense, reply.data_in, reply.consumed_bytes)
 
     def _check_condition(
-        self, sense: Sense, data_in: bytes | memoryview = b"", consumed_bytes: int = 0
+        self, sense: Sense, data_in: bytes | bytearray | memoryview = b"", consumed_bytes: int = 0
     ) -> TargetReply:
         self._sense = sense
         return TargetReply(False, data_in, consumed_bytes)
