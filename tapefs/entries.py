@@ -109,6 +109,31 @@ class TapeFileKind(enum.Enum):
     TORN = "torn"
 
 
+class DamageKind(enum.Enum):
+    """How something on tape turned out not to be what was written."""
+
+    UNREADABLE = "unreadable"
+    MISMATCH = "mismatch"
+    MISSING = "missing"
+    CONTRADICTION = "contradiction"
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Bytes [position, position + length) of tape file `sequence` are not what was written there.
+
+    UNREADABLE: the drive cannot read them. MISMATCH: it reads something else. MISSING: the tape
+    file ends before. CONTRADICTION: the records are as they were written, but say something wrong.
+    `detail` is for people.
+    """
+
+    sequence: int
+    position: int
+    length: int
+    kind: DamageKind
+    detail: str
+
+
 @dataclass(frozen=True, slots=True)
 class TapeFile:
     """One tape file: what stands between two filemarks.

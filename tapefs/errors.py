@@ -48,6 +48,7 @@ class ExitCode(enum.IntEnum):
     MOUNT_BUSY = 18
     NOT_FINALIZED = 19
     UNPLUGGED = 20
+    DAMAGE_FOUND = 21
     INTERRUPTED = 130
 
 
@@ -228,6 +229,13 @@ class DataMismatch(TapefsError):
 
     fault = Fault.MEDIUM
     exit_code = ExitCode.DAMAGED_TAPE
+
+
+class DamageFound(TapefsError):
+    """A verification read what it was asked to, and some of it is not what was written."""
+
+    fault = Fault.MEDIUM
+    exit_code = ExitCode.DAMAGE_FOUND
 
 
 class FilesystemError(TapefsError):

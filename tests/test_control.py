@@ -58,6 +58,9 @@ class Tape:
     async def wait_finalized(self, report: Report) -> dict[str, Any]:
         return await self._wait("wait_finalized", report)
 
+    async def verify(self, asked: dict[str, Any], report: Report) -> dict[str, Any]:
+        return {**await self._wait("verify", report), "asked": asked}
+
     async def _wait(self, op: str, report: Report) -> dict[str, Any]:
         try:
             report({"phase": "archive", "done_bytes": 1, "total_bytes": 2})
@@ -128,6 +131,17 @@ async def test_a_wait_shows_progress_and_then_its_result(op: str) -> None:
     assert events == [{"event": "progress", "phase": "archive", "done_bytes": 1, "total_bytes": 2}]
 
 
+async def test_what_a_request_asks_for_reaches_the_service() -> None:
+    tape = Tape()
+    tape.may_end.set()
+    path = "d/" + "\udcff" * 4093  # the longest path, each byte of it escaped
+    async with serving(tape):
+        answer = await in_thread(
+            lambda: control.request(MOUNTPOINT, "verify", lambda event: None, path=path)
+        )
+    assert answer["asked"] == {"op": "verify", "path": path}
+
+
 @pytest.mark.parametrize("op", ["status", "sync", "wait_finalized"])
 async def test_what_went_wrong_arrives_as_the_same_error(op: str) -> None:
     tape = Tape()
@@ -185,7 +199,12 @@ async def test_finish_does_not_wait_for_ever(autojump_clock: trio.testing.MockCl
 
 
 @pytest.mark.parametrize(
-    ("op", "ended"), [("sync", []), ("wait_finalized", ["wait_finalized cancelled"])]
+    ("op", "ended"),
+    [
+        ("sync", []),
+        ("wait_finalized", ["wait_finalized cancelled"]),
+        ("verify", ["verify cancelled"]),
+    ],
 )
 async def test_a_client_that_goes_away_ends_its_wait_but_no_work(op: str, ended: list[str]) -> None:
     tape = Tape()

@@ -21,10 +21,12 @@ from tapefs.volume.pax import (
     member_header,
     pad_length,
 )
-from tapefs.volume.torn import FoundMember, TornScan
+from tapefs.volume.torn import TornScan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tapefs.volume.member_scan import FoundMember
 
 VOLUME = uuid.UUID(int=7)
 HEAD = global_header(TapeFileHead(VOLUME, 3, TapeFileKind.SEGMENT))

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 VIEW_NAME: Final = "tape.sqlite"
 LIVE_NAME: Final = "live.sqlite"
+VERIFIED_NAME: Final = "verified.sqlite"
 
 
 def make_directory(path: Path) -> Path:

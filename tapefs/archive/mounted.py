@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +17,7 @@ import trio
 from tapefs import telemetry
 from tapefs.archive.archiver import Archiver
 from tapefs.archive.capacity import CapacityAccount
-from tapefs.archive.catalogs import open_catalogs
+from tapefs.archive.catalogs import VERIFIED_NAME, make_directory, open_catalogs
 from tapefs.archive.contents import Contents
 from tapefs.archive.generations import directory_of, open_generation
 from tapefs.archive.recall import RecallService
@@ -26,7 +26,8 @@ from tapefs.archive.scheduler import Scheduler
 from tapefs.archive.spool import Spool
 from tapefs.archive.tape_writer import TapeWriter
 from tapefs.archive.tree import reap_orphans
-from tapefs.catalog import TapeView
+from tapefs.archive.verify import Verifier
+from tapefs.catalog import TapeView, Verifications
 from tapefs.entries import ROOT_INO
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class MountedVolume:
     spool: Spool
     contents: Contents
     archiver: Archiver
+    verifications: Verifications
+    verifier: Verifier
     account: CapacityAccount
     config: Config
     writable: bool
@@ -146,24 +149,24 @@ async def open_volume(
     DriveBusy and the drive's errors. Pair with `closing_volume`.
     """
     writable = read_only_reason is None
-    if generation is None:
-        view, catalog = await open_catalogs(drive, label, directory, report, writable=writable)
-    else:
-        assert not writable
-        view, catalog = await open_generation(drive, label, directory, generation, report)
-        directory = directory_of(directory, generation)
-    try:
+    with ExitStack() as opened:
+        verifications = Verifications.open(directory / VERIFIED_NAME)
+        opened.callback(verifications.close)
+        if generation is None:
+            view, catalog = await open_catalogs(drive, label, directory, report, writable=writable)
+        else:
+            view, catalog = await open_generation(drive, label, directory, generation, report)
+            directory = directory_of(directory, generation)
+        opened.callback(_abandon, catalog, view)
         account = await _account(drive, label, view, config)
         reading = TapeView.open(view.path)
-        scheduler = Scheduler(drive, recalls_before_archive=config.recalls_before_archive)
-        if writable:
-            # Recovery left the head at the proven end of data.
-            scheduler.head_block = view.expected_end_block()
+        opened.callback(reading.close)
+        scheduler = _lane(drive, view, config, writable=writable)
         spool = _open_spool(directory, config, catalog, view)
         recall = RecallService(scheduler, reading, label.record_bytes, config)
         contents = Contents(catalog, spool, recall, account, config, clock_ns)
         contents.admission.read_only_reason = read_only_reason
-        work = directory / "work"
+        work = make_directory(directory / "work")
         writer = TapeWriter(view, scheduler, account, config, work, clock_ns)
         archiver = Archiver(
             catalog=catalog,
@@ -174,28 +177,28 @@ async def open_volume(
             config=config,
             clock_ns=clock_ns,
         )
+        names = catalog.snapshot
+        verifier = Verifier(scheduler, reading, names, verifications, work, clock_ns)
         scheduler.spool_pressed = archiver.spool_pressed
         reap_orphans(catalog, contents)
-        if writable and view.last_tape_file() is None:
-            _give_root_to_mounter(catalog)
+        _give_root_to_mounter(catalog, view, writable=writable)
         catalog.begin_session(boot_id)
-    except BaseException:
-        catalog.close(clean=False)
-        view.close()
-        raise
+        opened.pop_all()
     return MountedVolume(
-        label,
-        catalog,
-        reading,
-        scheduler,
-        recall,
-        spool,
-        contents,
-        archiver,
-        account,
-        config,
-        writable,
-        generation,
+        label=label,
+        catalog=catalog,
+        view=reading,
+        scheduler=scheduler,
+        recall=recall,
+        spool=spool,
+        contents=contents,
+        archiver=archiver,
+        verifications=verifications,
+        verifier=verifier,
+        account=account,
+        config=config,
+        writable=writable,
+        generation=generation,
     )
 
 
@@ -208,6 +211,7 @@ def closing_volume(volume: MountedVolume) -> Iterator[MountedVolume]:
         volume.catalog.close(clean=volume.clean)
         volume.view.close()
         volume.archiver.close()
+        volume.verifications.close()
 
 
 def _open_spool(directory: Path, config: Config, catalog: Catalog, view: TapeView) -> Spool:
@@ -219,8 +223,23 @@ def _open_spool(directory: Path, config: Config, catalog: Catalog, view: TapeVie
     return spool
 
 
-def _give_root_to_mounter(catalog: Catalog) -> None:
+def _abandon(catalog: Catalog, view: TapeView) -> None:
+    catalog.close(clean=False)
+    view.close()
+
+
+def _lane(drive: TapeDrive, view: TapeView, config: Config, *, writable: bool) -> Scheduler:
+    scheduler = Scheduler(drive, recalls_before_archive=config.recalls_before_archive)
+    if writable:
+        # Recovery left the head at the proven end of data.
+        scheduler.head_block = view.expected_end_block()
+    return scheduler
+
+
+def _give_root_to_mounter(catalog: Catalog, view: TapeView, *, writable: bool) -> None:
     """A new volume's root directory belongs to who mounts it first, as with a new disk."""
+    if not writable or view.last_tape_file() is not None:
+        return
     root = catalog.inode(ROOT_INO)
     if root.uid == 0 and os.geteuid() != 0:
         root.uid, root.gid = os.geteuid(), os.getegid()

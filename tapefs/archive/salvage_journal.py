@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from tapefs.catalog import TapeView
-    from tapefs.volume.torn import FoundMember
+    from tapefs.volume.member_scan import FoundMember
 
 # Names and parts that one torn segment can bring; a writer stops a segment far below.
 _NAMES_MAX: Final = 500_000

@@ -79,8 +79,11 @@ class Scheduler:
         return LaneStatistics(done, running, waiting)
 
     def others_waiting(self) -> bool:
-        """True when some job is queued behind the running one. For jobs that may end early."""
-        return bool(self._queue)
+        """True when a job is queued behind the running one. For jobs that may end early.
+
+        Maintenance does not count: it has time.
+        """
+        return any(job.waiting.kind is not JobKind.MAINTENANCE for job in self._queue)
 
     async def submit(
         self,

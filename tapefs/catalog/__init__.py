@@ -1,7 +1,8 @@
 """SQLite: the only package that says SQL.
 
 `TapeView` is what the tape says, `Catalog` what users see and what this host still owes the tape,
-`Snapshot` a frozen view of the latter for the archiver.
+`Snapshot` a frozen view of the latter for the archiver; `Verifications` what was read back and
+found right or wrong.
 """
 
 from tapefs.catalog.database import remove_database
@@ -10,6 +11,7 @@ from tapefs.catalog.namespace import NoSuchInode
 from tapefs.catalog.rows import Counts, Staged, VolumeSettings
 from tapefs.catalog.snapshot import Snapshot
 from tapefs.catalog.tape_view import TapeView
+from tapefs.catalog.verifications import Verifications
 
 __all__ = [
     "Catalog",
@@ -18,6 +20,7 @@ __all__ = [
     "Snapshot",
     "Staged",
     "TapeView",
+    "Verifications",
     "VolumeSettings",
     "remove_database",
 ]

@@ -25,6 +25,7 @@ Row: TypeAlias = tuple[Any, ...]
 SCHEMA_VERSION: Final = 1
 APPLICATION_TAPE: Final = 0x74665456
 APPLICATION_LIVE: Final = 0x74664C56
+APPLICATION_VERIFIED: Final = 0x74665652
 # Page cache of one connection; it bounds memory however many files there are.
 CACHE_BYTES: Final = 12 * 1024 * 1024
 # The thread that commits folds the write-ahead log into the database only beyond this size (32

@@ -154,6 +154,12 @@ class TapeView(Namespace):
         for row in self._database.stream(f"{_SELECT_FILE} ORDER BY sequence"):
             yield tape_file_from(row)
 
+    def outlines(self) -> Iterator[TapeFile]:
+        """All tape files as `tape_files`, each with one of its record checksums at most."""
+        columns = TAPE_FILE_COLUMNS.replace("crcs", "substr(crcs, 1, 4)")
+        for row in self._database.stream(f"SELECT {columns} FROM tape_file ORDER BY sequence"):
+            yield tape_file_from(row)
+
     def tape_file(self, sequence: int) -> TapeFile | None:
         """The tape file with this number, or None."""
         row = self._database.first(f"{_SELECT_FILE} WHERE sequence = ?", (sequence,))

@@ -59,13 +59,14 @@ class Terminal:
             print(f"tapefs: {verdict.sentence}", file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
-    def progress(self) -> Iterator[Report]:
+    def progress(self, *, as_json_lines: bool = False) -> Iterator[Report]:
         """Yield the function that shows progress events while the block runs.
 
-        Events carry `phase`, `message`, `done_bytes` and `total_bytes`, all optional.
+        Events carry `phase`, `message`, `done_bytes` and `total_bytes`, all optional. With
+        `as_json_lines` and `--json` they are lines on standard error; else scripts see none.
         """
         if self._json_output:
-            yield _show_nothing
+            yield _print_event if as_json_lines else _show_nothing
         elif sys.stderr.isatty():
             with _rich_progress() as report:
                 yield report
@@ -86,6 +87,10 @@ class _PlainProgress:
             print(f"tapefs: {text}", file=sys.stderr, flush=True)
 
 
+def _print_event(event: Event) -> None:
+    print(json.dumps(event, ensure_ascii=False), file=sys.stderr, flush=True)
+
+
 def _show_nothing(event: Event) -> None:
     """Scripts asked for one document only."""
 
@@ -100,6 +105,7 @@ def _rich_progress() -> Iterator[Report]:
         Progress,
         TextColumn,
         TimeElapsedColumn,
+        TimeRemainingColumn,
         TransferSpeedColumn,
     )
 
@@ -109,6 +115,7 @@ def _rich_progress() -> Iterator[Report]:
         DownloadColumn(binary_units=True),
         TransferSpeedColumn(),
         TimeElapsedColumn(),
+        TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task("waiting for the drive", total=None)

@@ -1,7 +1,8 @@
 """The control socket of a mount: JSON lines, so that any command or script may ask.
 
 A mount listens on `socket_path(mountpoint)`. A request is one line, `{"op": "status"}`,
-`"generations"`, `"sync"` or `"wait_finalized"`. The answer is any number of
+`"generations"`, `"sync"`, `"wait_finalized"` or, with more fields, `"verify"`. The answer is any
+number of
 
     {"event": "accepted"}                                      the wait has begun
     {"event": "progress", "phase": ..., "done_bytes": ..., "total_bytes": ..., "message": ...}

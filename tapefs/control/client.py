@@ -63,9 +63,12 @@ class Connection:
             os.close(self._daemon_fd)
             self._daemon_fd = None
 
-    def start(self, op: str) -> None:
-        """Ask for `op`, one that waits, and return when the daemon has begun to wait."""
-        self._ask(op)
+    def start(self, op: str, **fields: str) -> None:
+        """Ask for `op`, one that waits, and return when the daemon has begun to wait.
+
+        `fields` are what else the request says.
+        """
+        self._ask(op, **fields)
         event = self._next_event(op)
         if event["event"] == "error":
             raise error_from(event["message"], event["exit_code"])
@@ -102,9 +105,9 @@ class Connection:
         poll.register(self._daemon_fd, select.POLLIN)
         return bool(poll.poll(timeout_s * 1000))
 
-    def _ask(self, op: str) -> None:
+    def _ask(self, op: str, **fields: str) -> None:
         try:
-            self._socket.sendall(json.dumps({"op": op}).encode() + b"\n")
+            self._socket.sendall(json.dumps({"op": op, **fields}).encode() + b"\n")
         except BrokenPipeError:
             pass  # it hung up at once; what it said before tells why
         except OSError as exc:
@@ -125,7 +128,7 @@ class Connection:
         return event
 
     def _gone(self, op: str) -> TapefsError:
-        if op in IMMEDIATE:
+        if op in IMMEDIATE or op == "verify":
             return NotMounted(f"the daemon of {self._mountpoint} has just ended; mount again")
         return NotFinalized(
             f"the daemon of {self._mountpoint} ended before everything was on tape; what was "
@@ -133,7 +136,7 @@ class Connection:
         )
 
 
-def request(mountpoint: Path, op: str, on_progress: Report) -> dict[str, Any]:
+def request(mountpoint: Path, op: str, on_progress: Report, **fields: str) -> dict[str, Any]:
     """Ask the mount at `mountpoint` for `op` and wait for the outcome.
 
     Raises NotMounted, or what the daemon says went wrong.
@@ -141,7 +144,7 @@ def request(mountpoint: Path, op: str, on_progress: Report) -> dict[str, Any]:
     with Connection(mountpoint) as connection:
         if op in IMMEDIATE:
             return connection.ask(op)
-        connection.start(op)
+        connection.start(op, **fields)
         return connection.finish(op, on_progress)
 
 

@@ -15,7 +15,8 @@ from tapefs.errors import StateUnusable, TapefsError
 Event = dict[str, Any]
 Report = Callable[[Event], None]
 
-REQUEST_BYTES_MAX: Final = 4096
+# A path of 4,095 bytes, each of them escaped, fits.
+REQUEST_BYTES_MAX: Final = 32 * 1024
 ANSWER_BYTES_MAX: Final = 16 * 1024 * 1024
 # More clients than this at one time get an error line: each one costs a task in the daemon.
 CLIENTS_MAX: Final = 64
@@ -47,6 +48,13 @@ class Service(Protocol):
 
         Returns or raises at once when that is over already. Cancelled when the client goes away:
         it must only wait, the work belongs to the daemon.
+        """
+
+    async def verify(self, asked: dict[str, Any], report: Report) -> dict[str, Any]:
+        """Read back from tape what `asked` names, and return what was found.
+
+        `scope` is "everything", "rest" or "new"; or `path`, bytes from the mount's root on decoded
+        by os.fsdecode, names a file or directory. Cancelled when the client goes away.
         """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import socket
 from typing import TYPE_CHECKING, Any
@@ -73,7 +74,8 @@ class ControlServer:
             self._client_count -= 1
 
     async def _answer(self, stream: trio.SocketStream, lines: _Lines, line: bytes) -> None:
-        op = _op_of(line)
+        request = _request_of(line)
+        op = str(request.get("op", ""))
         if op == "status":
             await _send(stream, await _outcome(_at_once(self._service.status), _ignore))
         elif op == "generations":
@@ -81,10 +83,10 @@ class ControlServer:
         elif op == "sync":
             await _answer_slowly(stream, self._service.sync)
         elif op == "wait_finalized":
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_cancel_at_end, lines, nursery.cancel_scope)
-                await _answer_slowly(stream, self._service.wait_finalized)
-                nursery.cancel_scope.cancel()
+            await _answer_while_heard(stream, lines, self._service.wait_finalized)
+        elif op == "verify":
+            verify = functools.partial(self._service.verify, request)
+            await _answer_while_heard(stream, lines, verify)
         else:
             await _send(stream, _error_event(errors.UsageError(f"unknown control request '{op}'")))
 
@@ -176,6 +178,18 @@ async def _cancel_at_end(lines: _Lines, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
+async def _answer_while_heard(
+    stream: trio.SocketStream,
+    lines: _Lines,
+    operation: Callable[[Report], Awaitable[dict[str, Any]]],
+) -> None:
+    """`_answer_slowly`, cancelled when the client goes away."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_cancel_at_end, lines, nursery.cancel_scope)
+        await _answer_slowly(stream, operation)
+        nursery.cancel_scope.cancel()
+
+
 async def _answer_slowly(
     stream: trio.SocketStream, operation: Callable[[Report], Awaitable[dict[str, Any]]]
 ) -> None:
@@ -225,12 +239,12 @@ async def _outcome(
         return _error_event(TapefsError(f"the daemon met a bug: {exc!r}; its log says more"))
 
 
-def _op_of(line: bytes) -> str:
+def _request_of(line: bytes) -> dict[str, Any]:
     try:
         request = json.loads(line)
-    except ValueError:
-        return ""
-    return str(request.get("op", "")) if isinstance(request, dict) else ""
+    except (ValueError, RecursionError):
+        return {}
+    return request if isinstance(request, dict) else {}
 
 
 def _error_event(exc: TapefsError) -> Event:

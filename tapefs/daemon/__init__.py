@@ -3,7 +3,7 @@
 Only here is a transport chosen: the one place that knows both the drive and the wires.
 """
 
-from tapefs.daemon.commands import format_tape, list_drives, list_generations, rebuild
+from tapefs.daemon.commands import format_tape, list_drives, list_generations, rebuild, verify
 from tapefs.daemon.mount import MountRequest, run_mount
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "list_generations",
     "rebuild",
     "run_mount",
+    "verify",
 ]

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import time
 import uuid
+from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
-from tapefs.archive.catalogs import VIEW_NAME, make_directory, may_salvage, open_view
+import trio
+
+from tapefs.archive.catalogs import (
+    VERIFIED_NAME,
+    VIEW_NAME,
+    make_directory,
+    may_salvage,
+    open_view,
+)
 from tapefs.archive.generations import generations_answer
 from tapefs.archive.recovery import rebuild as rebuild_view
-from tapefs.catalog import remove_database
+from tapefs.archive.scheduler import Scheduler
+from tapefs.archive.verify import Scope, Verifier
+from tapefs.catalog import TapeView, Verifications, remove_database
 from tapefs.config import RECORD_BYTES_DEFAULT, RECORD_BYTES_MIN
 from tapefs.daemon.drives import open_drive, require_medium
 from tapefs.errors import (
     BlankTape,
     DamagedTape,
     ForeignTape,
+    MediumFailed,
     TapefsError,
     TapeHasData,
     UsageError,
@@ -158,6 +170,48 @@ async def list_generations(drive_name: str, state_dir: Path, report: Report) -> 
             view.close()
         await opened.drive.rewind()
         return answer
+
+
+async def verify(drive_name: str, state_dir: Path, scope: str, report: Report) -> dict[str, Any]:
+    """Read the loaded volume back, as far as `scope` (a `Scope`) says; the report.
+
+    This computer's catalog follows the tape first. Writes nothing to tape.
+    """
+    make_directory(state_dir)
+    async with open_drive(drive_name) as opened:
+        drive = opened.drive
+        await require_medium(opened)
+        label = await read_label(drive)
+        directory = make_directory(state_dir / "volumes" / str(label.volume_uuid))
+        with ExitStack() as closing:
+            results = Verifications.open(directory / VERIFIED_NAME)
+            closing.callback(results.close)
+            view, unfollowed = await _view_as_far_as_possible(drive, label, directory, report)
+            closing.callback(view.close)
+            scheduler = Scheduler(drive, recalls_before_archive=1)
+            work = directory / "work"
+            verifier = Verifier(
+                scheduler, view, lambda: nullcontext(view), results, work, time.time_ns
+            )
+            async with trio.open_nursery() as nursery:
+                await nursery.start(scheduler.run)
+                answer = await verifier.whole(Scope(scope), report, unfollowed)
+                nursery.cancel_scope.cancel()
+        await drive.rewind()
+        return answer
+
+
+async def _view_as_far_as_possible(
+    drive: TapeDrive, label: Label, directory: Path, report: Report
+) -> tuple[TapeView, TapefsError | None]:
+    """The tape view, and what kept it from following the tape to its end."""
+    try:
+        return await open_view(drive, label, directory, report, writable=False), None
+    except (DamagedTape, MediumFailed) as exc:
+        path = directory / VIEW_NAME
+        if not path.exists():
+            raise
+        return TapeView.open(path), exc
 
 
 async def rebuild(drive_name: str, state_dir: Path, report: Report) -> dict[str, Any]:

@@ -172,6 +172,7 @@ class _Mount:
 
 async def _finalize(volume: MountedVolume, service: MountService) -> None:
     """Bring everything to tape and tell the service how it went."""
+    service.unmounting()
     try:
         await volume.finalize()
     except TapefsError as error:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from tapefs.archive.generations import generations_answer
-from tapefs.errors import NotFinalized, TapefsError
+from tapefs.archive.verify import Scope, counts
+from tapefs.entries import ROOT_INO
+from tapefs.errors import NotFinalized, NotMounted, TapefsError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -39,6 +42,8 @@ class MountService:
         self._opened = opened
         self._volume = volume
         self._ended = trio.Event()
+        self._unmounting = False
+        self._verifying: set[trio.CancelScope] = set()
         self.error: TapefsError | None = None
 
     def status(self) -> dict[str, Any]:
@@ -93,6 +98,20 @@ class MountService:
                 "checksum_mismatches": recall.mismatches,
                 "reads_waiting": recall.waiting,
             },
+            "verification": self._verification(),
+        }
+
+    def _verification(self) -> dict[str, Any]:
+        volume = self._volume
+        outlines = (file for file in volume.view.outlines() if counts(file))
+        summary = volume.verifications.summary(outlines)
+        return {
+            "proven_good": _moment(summary.proven_good_ns),
+            "last_verified": _moment(summary.last_ns),
+            "verified_tape_files": summary.verified_count,
+            "unverified_tape_files": summary.unverified_count,
+            "damaged_places": summary.damage_count,
+            "damaged_bytes": summary.damaged_bytes,
         }
 
     def generations(self) -> dict[str, Any]:
@@ -119,6 +138,46 @@ class MountService:
             "written_bytes": archiver.tape_bytes,
             "tape_files": last.sequence if last else 0,
         }
+
+    async def verify(self, asked: dict[str, Any], report: Report) -> dict[str, Any]:
+        """See `control.Service`. Raises NotMounted when the volume is unmounted meanwhile."""
+        scope = trio.CancelScope()
+        self._verifying.add(scope)
+        if self._unmounting:
+            scope.cancel()
+        try:
+            with scope:
+                return await self._verify(asked, report)
+        finally:
+            self._verifying.discard(scope)
+        raise NotMounted(
+            f"{self._mountpoint} was unmounted before everything was verified; "
+            "'tapefs verify --resume' goes on with what is missing"
+        )
+
+    async def _verify(self, asked: dict[str, Any], report: Report) -> dict[str, Any]:
+        verifier = self._volume.verifier
+        path, scope = asked.get("path"), asked.get("scope")
+        if isinstance(path, str):
+            name = os.fsencode(path)
+            return await verifier.content(self._find(name), name, report)
+        if scope not in [each.value for each in Scope]:
+            raise UsageError("a verification has a path or a scope: everything, rest or new")
+        return await verifier.whole(Scope(scope), report)
+
+    def _find(self, path: bytes) -> int:
+        ino: int | None = ROOT_INO
+        for name in filter(None, path.split(b"/")):
+            ino = None if ino is None else self._volume.catalog.lookup(ino, name)
+        if ino is None:
+            raise UsageError(f"{os.fsdecode(path)} is not there any more; verify something else")
+        return ino
+
+    def unmounting(self) -> None:
+        """The mount is about to end: what only reads gives way."""
+        self._unmounting = True
+        for scope in self._verifying:
+            scope.cancel()
 
     def finalized(self, error: TapefsError | None) -> None:
         """The mount is over; wakes who waits for that."""
@@ -159,3 +218,10 @@ class MountService:
                 }
             )
             await trio.sleep(_PROGRESS_S)
+
+
+def _moment(time_ns: int | None) -> str | None:
+    """`time_ns` since the epoch for people and scripts, to the second."""
+    if time_ns is None:
+        return None
+    return dt.datetime.fromtimestamp(time_ns // 10**9, dt.UTC).isoformat()
