@@ -16,8 +16,9 @@ import trio
 from volume_rig import Rig, dump
 
 from tapefs.archive.contents import FileState
+from tapefs.archive.tree import Tree
 from tapefs.config import Config
-from tapefs.entries import TapeFileKind
+from tapefs.entries import ROOT_INO, TapeFileKind
 from tapefs.errors import DataMismatch, FilesystemError, TapefsError, VolumeFull, WrongTape
 from tapefs.scsi.cdb import Rewind
 
@@ -415,3 +416,51 @@ async def test_a_tape_moved_unseen_is_noticed_before_anything_is_written(
     async with rig.mounted() as user:
         assert await user.read("first") == content(15, 300_000)
         assert await user.read("second") == content(16, 300_000)
+
+
+@pytest.mark.parametrize("known_to_tape", [False, True])
+async def test_a_removed_directory_that_is_in_use_keeps_nothing_from_tape(
+    rig: Rig, known_to_tape: bool
+) -> None:
+    async with rig.mounted() as user:
+        user.mkdir("in-use")
+        if known_to_tape:
+            await user.sync()
+        # Somebody's working directory: the inode stays.
+        tree = Tree(user.volume.catalog, lambda _: None)
+        tree.rmdir(*user.place("in-use"))
+        await user.write("file", b"content")
+        await user.sync()
+        assert user.volume.view.lookup(ROOT_INO, b"in-use") is None
+    async with rig.mounted(state=rig.directory / "elsewhere", read_only=True) as user:
+        assert list(await user.snapshot()) == ["/file"]
+
+
+@pytest.mark.parametrize("emptied_by", ["truncate", "evict"])
+async def test_an_open_file_that_was_emptied_keeps_what_is_written_to_it(
+    rig: Rig, emptied_by: str
+) -> None:
+    async with rig.mounted() as user:
+        contents = user.volume.contents
+        ino = await user.write("log", b"old" * 1000)
+        await contents.open(ino, write=True)
+        await contents.write(ino, 0, b"first")
+        if emptied_by == "truncate":
+            await contents.truncate(ino, 0)
+        else:
+            await user.sync()
+            user.evict_everything()
+        # What happens by itself after some seconds.
+        await user.volume._tidy()
+        await contents.write(ino, 0, b"second")
+        await contents.fsync(ino)
+        await contents.release(ino, write=True)
+        assert (await user.read("log")).startswith(b"second")
+        spooled = user.volume.spool.path(ino)
+        assert spooled.exists()
+        await contents.open(ino, write=True)
+        await contents.write(ino, 0, b"third")
+        await contents.truncate(ino, 0)
+        await contents.release(ino, write=True)
+        await user.volume._tidy()
+        assert not spooled.exists()

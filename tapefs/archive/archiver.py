@@ -173,10 +173,12 @@ class Archiver:
                 await self._woken.wait()
 
     def _tick_s(self) -> float:
-        """How long to wait for a call before looking again; what has to come first calls."""
+        """When to look again unless `wake` is called before: at the next moment that counts."""
         if self._account.pending_count == 0 or self._admission.read_only_reason is not None:
             return math.inf
-        return max(0.05, min(1.0, self._config.settle_s, self._config.idle_s))
+        now = trio.current_time()
+        moments = [self._retry_at or now, (self._waiting_since or now) + self._config.idle_s]
+        return min((moment - now for moment in moments if moment > now), default=0.0)
 
     def _due(self) -> bool:
         """Whether a burst should start without being asked for."""
@@ -191,7 +193,7 @@ class Archiver:
             self._waiting_since = trio.current_time()
         if self.spool_pressed() or self._account.pending_bytes >= self.burst_bytes():
             return True
-        return trio.current_time() - self._waiting_since >= self._config.idle_s
+        return trio.current_time() >= self._waiting_since + self._config.idle_s
 
     def spool_pressed(self) -> bool:
         """Whether the spool is above its high water mark with content that tape must take."""

@@ -238,12 +238,14 @@ class Burst:
         if inode is None:
             self.gone_inodes.append(ino)
             return
+        links = snapshot.links(ino)
+        if not links and ino != ROOT_INO:
+            return  # removed, but still in use
         if stat.S_ISDIR(inode.mode):
             self._log_attributes(builder, inode)
             self._directories.add(ino)
             return
-        links = snapshot.links(ino)
-        if not links or self._withheld(ino):
+        if self._withheld(ino):
             return
         self._log_attributes(builder, inode)
         self._linked.add(ino)

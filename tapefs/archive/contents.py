@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from tapefs.config import Config
     from tapefs.entries import Extent, Inode
 
+# The archiver looks up once for so many bytes written to a file, and when it is closed.
+_WAKE_BYTES = 4 << 20
 # Clean files looked at in one eviction step.
 _EVICT_BATCH = 256
 
@@ -241,8 +243,9 @@ class Contents:
         file.dirty.add(hole_start, end)
         file.resident.add(start, end)
         self._account.pending_bytes += file.dirty.total_bytes - dirty_before
-        if was_clean and file.dirty:
-            self._account.pending_count += 1
+        self._account.pending_count += was_clean and bool(file.dirty)
+        more = file.dirty.total_bytes // _WAKE_BYTES > dirty_before // _WAKE_BYTES
+        if more or (was_clean and file.dirty):
             self.admission.wake_archiver()
         self._spool.used_bytes += file.resident.total_bytes - resident_before
         self._in_flight.note(file.inode.ino, hole_start, end)
@@ -254,7 +257,7 @@ class Contents:
         file.resident.remove(size, END_OF_FILE)
         # The spool file itself stays as it is: until the catalog is committed, a crash brings the
         # old size back, and with it the old bytes. Nothing outside the ranges is ever read.
-        if resident_before and not file.resident:
+        if resident_before and not file.resident and file.fd < 0:
             self._spool.remove(file.inode.ino)
         self._catalog.cut_extents(file.inode.ino, size)
         self._account.pending_bytes += file.dirty.total_bytes - dirty_before
@@ -434,6 +437,9 @@ class Contents:
         if file.fd >= 0:
             os.close(file.fd)
             file.fd = -1
+            if not file.resident:
+                # Not before: what is written through a descriptor of a deleted file is lost.
+                self._spool.remove(file.inode.ino)
         del self._files[file.inode.ino]
 
     def _drop_clean(self, row: Staged) -> None:
