@@ -884,6 +884,58 @@ def test_long_position_may_be_missing(make: Make) -> None:
     assert run(target, c.ReadPosition(c.PositionForm.LONG)) == bad
 
 
+def test_a_drive_may_keep_its_buffer_to_itself(make: Make) -> None:
+    target = make("dat72")
+    assert write(target, b"ab") is GOOD
+    answer = ShortPosition.unpack(ask(target, c.ReadPosition()))
+    assert (answer.block, answer.last_block) == (1, 1)
+
+
+def test_a_drive_that_only_appends(make: Make) -> None:
+    target = make("slr", default_block_bytes=0)
+    for _ in range(4):
+        assert write(target, b"ab") is GOOD
+    go(target, 2)
+    error = Sense(SenseKey.MEDIUM_ERROR, 0x50, 0x00)
+    assert write(target, b"cd") == error
+    assert run(target, MARK) == error
+    go(target, 4)
+    assert write(target, b"ef") is GOOD
+    go(target, 1)
+    assert write(target, b"gh") is GOOD
+    go(target, 0)
+    assert write(target, b"ij") is GOOD
+    assert position(target) == 1
+    assert read(target)[1] == Sense(SenseKey.BLANK_CHECK, 0x00, 0x05, information=100)
+
+
+@pytest.mark.parametrize(
+    ("page", "allocation", "fine"),
+    [(0, 12, True), (0, 4, False), (0, 255, False), (0x10, 255, True), (0x10, 28, True),
+     (0x10, 12, True), (0x10, 4, True), (0x10, 20, False)],
+)  # fmt: skip
+def test_sony_is_strict_about_allocations(
+    make: Make, page: int, allocation: int, fine: bool
+) -> None:
+    sense = run(make("ait3"), c.ModeSense6(page, allocation_bytes=allocation))
+    assert sense == (GOOD if fine else Sense(SenseKey.ILLEGAL_REQUEST, 0x24, 0x00))
+
+
+def test_early_warning_may_be_a_bit_and_nothing_else(make: Make) -> None:
+    target = make("lto5", capacity_bytes=MIB, bare_early_warning=True, buffer_bytes=0)
+    senses = [write(target, bytes(61_000)) for _ in range(17)]
+    assert senses == [GOOD] * 16 + [Sense(end_of_medium=True)]
+
+
+def test_the_first_load_may_take_long(make: Make) -> None:
+    target = make("lto9")
+    first = target.busy_s
+    assert first > 2000
+    assert run(target, c.LoadUnload(load=False)) is GOOD
+    assert run(target, c.LoadUnload(load=True)) is GOOD
+    assert target.busy_s - first < 60
+
+
 def test_extended_position(target: Target) -> None:
     fill(target, "ab.")
     assert write(target, b"cd") is GOOD

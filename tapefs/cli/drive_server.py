@@ -54,11 +54,7 @@ async def _serve(
     with terminal.progress() as report:
         server = UsbipServer(
             target,
-            identity=UsbIdentity(
-                manufacturer=personality.vendor,
-                product=personality.product,
-                serial=target.serial,
-            ),
+            identity=UsbIdentity.of(personality, target.serial),
             subclass=personality.usb_subclass,
             report=lambda sentence: report({"message": sentence}),
         )

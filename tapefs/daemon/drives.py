@@ -42,11 +42,7 @@ async def open_drive(name: str, *, create: bool = False) -> AsyncIterator[Opened
         with open_cartridge(virtual, create=create) as cartridge:
             target = Target(cartridge)
             personality = target.personality
-            identity = UsbIdentity(
-                manufacturer=personality.vendor,
-                product=personality.product,
-                serial=cartridge.memory.serial,
-            )
+            identity = UsbIdentity.of(personality, target.serial)
             backend = EmulatedUsbBackend(
                 target, identity=identity, subclass=personality.usb_subclass
             )

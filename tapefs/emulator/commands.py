@@ -30,6 +30,9 @@ FILEMARKS_PER_COMMAND_MAX: Final = 65_536
 _TRANSFER_BYTES_MAX: Final = 64 << 20
 _DATA_PHASE_ERROR: Final = Sense(SenseKey.ABORTED_COMMAND, 0x4B, 0x00)
 _GOOD: Final = TargetReply(good=True)
+# Of MODE SENSE(6) (SPC-4).
+_MODE_HEADER_BYTES: Final = 4
+_DESCRIPTOR_BYTES: Final = 8
 # What tgt answers to READ POSITION, wherever it stands.
 _NO_POSITION: Final = {
     c.PositionForm.SHORT: bytes.fromhex("14") + bytes(19),
@@ -250,7 +253,7 @@ def _read_position(unit: LogicalUnit, command: c.ReadPosition, _data: memoryview
     if command.form is c.PositionForm.SHORT:
         short = ShortPosition(
             block=deck.position,
-            last_block=deck.medium_position,
+            last_block=deck.medium_position if unit.personality.tells_buffered else deck.position,
             beginning=beginning,
             end=end,
             buffered_blocks=objects,
@@ -295,7 +298,19 @@ def _mode_sense(
         descriptor=not command.no_block_descriptor,
         ten=isinstance(command, c.ModeSense10),
     )
+    if unit.personality.strict_mode_allocation and isinstance(command, c.ModeSense6):
+        _check_allocation(command, len(answer))
     return TargetReply(True, answer[: command.allocation_bytes])
+
+
+def _check_allocation(command: c.ModeSense6, answer_bytes: int) -> None:
+    """Sony's rule: exactly header and descriptor for page 0; else ends at a boundary, or beyond."""
+    descriptor_bytes = 0 if command.no_block_descriptor else _DESCRIPTOR_BYTES
+    head_bytes = _MODE_HEADER_BYTES + descriptor_bytes
+    allowed = {head_bytes} if not command.page else {_MODE_HEADER_BYTES, head_bytes, answer_bytes}
+    roomy = command.page and command.allocation_bytes >= answer_bytes
+    if not roomy and command.allocation_bytes not in allowed:
+        raise CheckConditionStatus(status.INVALID_FIELD_IN_CDB)
 
 
 def _mode_select(

@@ -197,6 +197,9 @@ class Deck:
             self._log.alerts.add(9)
             raise CheckConditionStatus(status.WRITE_PROTECTED)
         if not self._buffer and self.position < self.cartridge.object_count:
+            # Behind the very first object a label may be followed by something new.
+            if self._personality.appends_only and self.position > 1:
+                raise CheckConditionStatus(status.WRITE_APPEND_ERROR)
             try:
                 self.cartridge.truncate(self.position)
             except MediumFailed as exc:
@@ -212,7 +215,8 @@ class Deck:
             self._write_out(down_to_bytes=0)
         if in_zone:
             self._warned = True
-            raise CheckConditionStatus(status.early_warning(), consumed_bytes=consumed_bytes)
+            warning = status.early_warning(bare=self._personality.bare_early_warning)
+            raise CheckConditionStatus(warning, consumed_bytes=consumed_bytes)
 
     def _may_buffer(self, *, in_zone: bool) -> bool:
         return self.buffered_mode and (not in_zone or self._personality.buffers_past_early_warning)

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tapefs.usb.bot import INTERFACE_CLASS, INTERFACE_PROTOCOL
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from tapefs.emulator.personality import Personality
 
 IN_ADDRESS: Final = 0x81
 OUT_ADDRESS: Final = 0x02
@@ -48,6 +53,11 @@ class UsbIdentity:
     bus: int = 1
     ports: tuple[int, ...] = (1,)
     speed: int = 3
+
+    @classmethod
+    def of(cls, personality: Personality, serial: str) -> Self:
+        """What a drive of this personality tells; its serial number is SCSI's as well."""
+        return cls(personality.vendor, personality.product, serial, speed=personality.usb_speed)
 
     @property
     def max_packet_bytes(self) -> int:

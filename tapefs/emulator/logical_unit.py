@@ -109,4 +109,5 @@ class LogicalUnit:
         cartridge.count_load()
         self.deck = Deck(cartridge, self.personality, self.faults, self.log)
         self.apply_modes()
-        self._busy_s += MotionModel(self.personality, cartridge.memory.capacity_bytes).load_s()
+        motion = MotionModel(self.personality, cartridge.memory.capacity_bytes)
+        self._busy_s += motion.load_s(first=cartridge.memory.load_count == 1)

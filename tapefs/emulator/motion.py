@@ -41,9 +41,9 @@ class MotionModel:
         change = WRAP_CHANGE_S if start_wrap != end_wrap else 0.0
         return self._personality.motion_start_s + along + change
 
-    def load_s(self) -> float:
-        """Time to take a cartridge in and thread it."""
-        return self._personality.load_s
+    def load_s(self, *, first: bool = False) -> float:
+        """Time to take a cartridge in and thread it; some calibrate on its `first` load."""
+        return self._personality.load_s + (self._personality.first_load_s if first else 0.0)
 
     def _place(self, position_bytes: int) -> tuple[int, float]:
         """The wrap, and how far along the tape's length (0 to 1) the position is."""

@@ -1,7 +1,8 @@
 """What kind of drive the emulated one is: strings, sizes, speeds, and which commands it has.
 
-Figures come from vendors' manuals where those say them. Early-warning zones and search times of
-old drives were not published; those are plausible numbers of the right size.
+docs/personalities.md says of each what it lacks and does oddly. Figures come from vendors' manuals
+where those say them. Early-warning zones and search times of old drives were not published; those
+are plausible numbers of the right size.
 """
 
 from __future__ import annotations
@@ -47,8 +48,16 @@ class Personality:
     has_wide_addresses: bool = False
     has_read_position: bool = True
     has_long_position: bool = True
+    # READ POSITION says what of it is still in the buffer; else last and first object are the same.
+    tells_buffered: bool = True
     # READ POSITION has an answer, but never one with a position in it.
     knows_position: bool = True
+    # Writes at the beginning, behind the first object, at the end of data; elsewhere 50h/00h.
+    appends_only: bool = False
+    # Early warning is the EOM bit alone, without code and qualifier.
+    bare_early_warning: bool = False
+    # MODE SENSE(6) is refused unless its allocation ends where header, descriptor or data do.
+    strict_mode_allocation: bool = False
     # SPACE stops at filemarks when it counts blocks, and says how far it got.
     space_tells: bool = True
     has_log_pages: bool = True
@@ -66,10 +75,14 @@ class Personality:
     motion_start_s: float = 2.0
     stop_s: float = 3.0
     load_s: float = 10.0
+    # What the first load of a new cartridge takes on top of that.
+    first_load_s: float = 0.0
     # Unit attention 29h/03h after a Bulk-Only Mass Storage Reset.
     reports_class_reset: bool = True
-    # bInterfaceSubClass: 06h transparent SCSI, 02h ATAPI with its CDBs of 12 bytes.
+    # bInterfaceSubClass: 06h transparent SCSI; 02h ATAPI and 03h QIC-157, with CDBs of 12 bytes.
     usb_subclass: int = 0x06
+    # As libusb counts: 2 full speed, 3 high speed.
+    usb_speed: int = 3
 
 
 _KNOWN: Final = (
@@ -87,6 +100,7 @@ _KNOWN: Final = (
         block_bytes_max=0xFFFFFE,
         granularity_exponent=1,
         default_block_bytes=512,
+        strict_mode_allocation=True,
         full_search_s=40.0,
         usb_subclass=0x02,
     ),
@@ -104,6 +118,7 @@ _KNOWN: Final = (
         block_bytes_max=0xFFFFFE,
         granularity_exponent=1,
         default_block_bytes=512,
+        strict_mode_allocation=True,
         capacity_log_unit_bytes=KIB,
         full_search_s=54.0,
     ),
@@ -117,6 +132,8 @@ _KNOWN: Final = (
         buffer_bytes=8 * MIB,
         density_code=0x47,
         early_warning_bytes=64 * MIB,
+        has_long_position=False,
+        tells_buffered=False,
         full_search_s=80.0,
         load_s=15.0,
     ),
@@ -131,6 +148,7 @@ _KNOWN: Final = (
         density_code=0x48,
         early_warning_bytes=64 * MIB,
         capacity_log_unit_bytes=KIB,
+        tells_buffered=False,
         full_search_s=80.0,
         load_s=15.0,
     ),
@@ -151,11 +169,50 @@ _KNOWN: Final = (
         fixed_only=True,
         has_locate=False,
         has_long_position=False,
+        tells_buffered=False,
         has_tape_alert=False,
         compresses=False,
         wrap_count=108,
         full_search_s=120.0,
-        usb_subclass=0x02,
+        usb_subclass=0x03,
+        usb_speed=2,
+    ),
+    Personality(
+        name="slr",
+        vendor="TANDBERG",
+        product="SLR100",
+        revision="0404",
+        capacity_bytes=50 * _GB,
+        rate_bytes_per_s=5 * _MB,
+        buffer_bytes=8 * MIB,
+        density_code=0x34,
+        early_warning_bytes=64 * MIB,
+        block_bytes_min=2,
+        block_bytes_max=256 * KIB,
+        granularity_exponent=1,
+        default_block_bytes=512,
+        appends_only=True,
+        has_long_position=False,
+        wrap_count=24,
+        full_search_s=90.0,
+        load_s=25.0,
+    ),
+    Personality(
+        name="dlt-v4",
+        vendor="QUANTUM",
+        product="DLT-V4",
+        revision="2800",
+        capacity_bytes=160 * _GB,
+        rate_bytes_per_s=10 * _MB,
+        buffer_bytes=16 * MIB,
+        density_code=0x51,
+        early_warning_bytes=128 * MIB,
+        block_bytes_min=2,
+        block_bytes_max=0xFFFFFE,
+        granularity_exponent=1,
+        wrap_count=112,
+        full_search_s=130.0,
+        load_s=30.0,
     ),
     # The portability floor: nothing beyond what every SSC drive has.
     Personality(
@@ -196,6 +253,7 @@ _KNOWN: Final = (
         has_log_pages=False,
         has_tape_alert=False,
         compresses=False,
+        bare_early_warning=True,
     ),
     Personality(
         name="lto3",
@@ -245,11 +303,29 @@ _KNOWN: Final = (
         block_bytes_max=8 * MIB,
         buffers_past_early_warning=True,
         has_wide_addresses=True,
-        capacity_log_unit_bytes=MIB,
         has_volume_statistics=True,
         has_attributes=True,
         wrap_count=208,
         full_search_s=104.0,
+    ),
+    Personality(
+        name="lto9",
+        vendor="IBM",
+        product="ULTRIUM-HH9",
+        revision="Q3F5",
+        capacity_bytes=18_000 * _GB,
+        rate_bytes_per_s=300 * _MB,
+        buffer_bytes=16 * MIB,
+        density_code=0x60,
+        early_warning_bytes=GIB,
+        block_bytes_max=8 * MIB,
+        buffers_past_early_warning=True,
+        has_wide_addresses=True,
+        has_volume_statistics=True,
+        has_attributes=True,
+        wrap_count=280,
+        full_search_s=113.0,
+        first_load_s=2400.0,
     ),
 )
 

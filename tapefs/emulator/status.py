@@ -32,6 +32,7 @@ REMOVAL_PREVENTED: Final = Sense(SenseKey.ILLEGAL_REQUEST, 0x53, 0x02)
 NO_MEDIUM: Final = Sense(SenseKey.NOT_READY, 0x3A, 0x00)
 BECOMING_READY: Final = Sense(SenseKey.NOT_READY, 0x04, 0x01)
 WRITE_PROTECTED: Final = Sense(SenseKey.DATA_PROTECT, 0x27, 0x00)
+WRITE_APPEND_ERROR: Final = Sense(SenseKey.MEDIUM_ERROR, 0x50, 0x00)
 POWER_ON: Final = Sense(SenseKey.UNIT_ATTENTION, 0x29, 0x00)
 # BUS DEVICE RESET FUNCTION OCCURRED.
 CLASS_RESET: Final = Sense(SenseKey.UNIT_ATTENTION, 0x29, 0x03)
@@ -58,8 +59,10 @@ def incorrect_length(difference_bytes: int) -> Sense:
     return Sense(incorrect_length=True, information=difference_bytes)
 
 
-def early_warning() -> Sense:
-    """The write was done, and the physical end is near."""
+def early_warning(*, bare: bool = False) -> Sense:
+    """The write was done, and the physical end is near. `bare`: some drives say only EOM."""
+    if bare:
+        return Sense(end_of_medium=True)
     return Sense(asc=0x00, ascq=0x02, end_of_medium=True, information=0)
 
 
