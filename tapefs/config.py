@@ -47,6 +47,11 @@ class Config:
     part_bytes_min: int = 256 * MIB
     # Segments between two checkpoints while mounted.
     checkpoint_segments: int = 32
+    # Attempts to write a tape file, each further on, that may fail in a row before the volume
+    # turns read-only.
+    write_attempts_max: int = 3
+    # What the file under way may still lack at early warning for the segment to be finished.
+    early_warning_room_bytes: int = 16 * MIB
     # Capacity of the cartridge in bytes where the drive cannot tell it.
     capacity_bytes: int | None = None
     # Record buffers between the assembly of records and the drive.

@@ -115,6 +115,13 @@ class Photo:
             )
         return any(twin == ino and other.path(at) == path for at, twin in other.names.items())
 
+    def is_at_home(self, ino: int, window: Sequence[Photo]) -> bool:
+        """Whether one of `window` has directory `ino` under a name that it has here as well."""
+        if ino == ROOT_INO:
+            return True
+        places = [place for place, named in self.names.items() if named == ino]
+        return any(photo.names.get(place) == ino for photo in window for place in places)
+
 
 def node_of(inode: Inode, xattrs: dict[bytes, bytes], content: Content) -> Node:
     """What a photo shows of an inode."""
@@ -267,7 +274,7 @@ class Oracle:
                 return f"{place} is {ino}, which it was not since the last sync"
         for ino, node in found.nodes.items():
             versions = [photo.nodes[ino] for photo in window if ino in photo.nodes]
-            if all(version.kind != node.kind for version in versions) and stat.S_ISDIR(node.mode):
+            if stat.S_ISDIR(node.mode) and not found.is_at_home(ino, window):
                 continue  # made for a salvaged file, and judged by its path
             if not any(node.looks_like(version, nlink=False) for version in versions):
                 briefs = sorted({_brief(version) for version in versions})

@@ -21,6 +21,6 @@ an await inside one of these breaks it, so look twice before doing that:
     Archiver._one_segment    the end of an epoch, the snapshot of it and the note that a burst
                              began must be one moment
     Contents.write           admission waits; what is read of the inode after it must be read again
-    Archiver._hand_over      a range becomes clean in `Contents` and an extent in the catalog
+    Confirmation._hand_over  a range becomes clean in `Contents` and an extent in the catalog
                              together
 """

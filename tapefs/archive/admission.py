@@ -36,15 +36,36 @@ class Admission:
         self._room = trio.Event()
         self.evict: Callable[[int], None] = lambda _: None
         self.wake_archiver: Callable[[], None] = lambda: None
-        # A sentence why nothing can be changed on this volume, or None.
+        # A sentence why nothing can be changed on this volume and nothing is written to it.
         self.read_only_reason: str | None = None
+        # A sentence why nothing can be changed any more: the end of the tape is near.
+        self.full_reason: str | None = None
         # A sentence why nothing can go to tape for now, or None.
         self.stuck_reason: str | None = None
 
+    @property
+    def closed_reason(self) -> str | None:
+        """A sentence why nothing more goes to this volume, or None."""
+        return self.read_only_reason or self.full_reason
+
+    def close_read_only(self, reason: str) -> None:
+        """From now on nothing changes and nothing is written; what is accepted stays."""
+        self.read_only_reason = reason
+        self._account.closed = True
+        self.tape_is_stuck(reason)
+
+    def close_full(self) -> None:
+        """From now on nothing changes; of what is accepted only the checkpoint is written."""
+        self.full_reason = "the end of the tape is reached"
+        self._account.closed = True
+        self.tape_is_stuck(self.full_reason)
+
     def check_writable(self) -> None:
-        """Raises FilesystemError(EROFS) when nothing may change."""
+        """Raises FilesystemError(EROFS) or VolumeFull (ENOSPC) when nothing may change."""
         if self.read_only_reason is not None:
             raise FilesystemError(errno.EROFS, self.read_only_reason)
+        if self.full_reason is not None:
+            raise VolumeFull(f"{self.full_reason}; unmount it and insert another one")
 
     async def admit(self, tape_bytes: int, spool_bytes: int) -> None:
         """Return when `tape_bytes` more for the tape and `spool_bytes` more in the spool are fine.
@@ -52,8 +73,11 @@ class Admission:
         Raises VolumeFull, SpoolFull (ENOSPC) or FilesystemError(EROFS).
         """
         self.check_writable()
-        if not self._account.fits(tape_bytes):
-            raise VolumeFull("the cartridge is full; unmount it and insert another one")
+        while not self._account.fits(tape_bytes):
+            if not self._account.counts_twice:
+                raise VolumeFull("the cartridge is full; unmount it and insert another one")
+            await self._room.wait()
+            self.check_writable()
         if not spool_bytes:
             return
         spool = self._spool

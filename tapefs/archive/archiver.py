@@ -3,7 +3,8 @@
 One task runs here. A segment is: a moment of the catalog (`Burst`), written by the `TapeWriter` up
 to a synchronising filemark; then the tape view learns the segment's journal, and only then are the
 files' ranges clean and may leave the spool (P7). If anything fails before the filemark, the files
-are still dirty and go to tape again.
+are still dirty and go to tape again, behind an end of data that is proven anew; when that keeps
+failing, or the end of the tape is near, the volume is closed and they stay in the spool.
 """
 
 from __future__ import annotations
@@ -17,18 +18,12 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tapefs import telemetry
-from tapefs.archive.burst import Burst, Limits, Selection, select
+from tapefs.archive.burst import WHOLE_BYTES, Burst, Limits, Selection, select
+from tapefs.archive.confirmation import Confirmation
+from tapefs.archive.write_failure import Remedy, remedy
 from tapefs.config import GIB, MIB
-from tapefs.entries import ExtentEntry, InodeEntry, TapeFileKind
-from tapefs.errors import (
-    Fault,
-    MediumFailed,
-    NotFinalized,
-    TapefsError,
-    VolumeFull,
-    WriteProtected,
-    WrongTape,
-)
+from tapefs.entries import TapeFileKind
+from tapefs.errors import NotFinalized, TapefsError
 from tapefs.volume.journal_file import read_entries
 from tapefs.volume.segment import SegmentBuilder
 
@@ -43,8 +38,6 @@ if TYPE_CHECKING:
     from tapefs.config import Config
     from tapefs.entries import Entry
 
-# Entries confirmed between two looks at the event loop.
-_CONFIRM_BATCH: Final = 400
 # A burst worth 27 s of the drive's rate costs under 10 % in stops of 3 s.
 _BURST_S: Final = 27.0
 _BURST_BYTES_START: Final = 2 * GIB
@@ -91,7 +84,6 @@ class Archiver:
 
     def __init__(
         self,
-        *,
         catalog: Catalog,
         writer: TapeWriter,
         contents: Contents,
@@ -114,8 +106,16 @@ class Archiver:
         # Since when something waits for tape; when to try again after a failure.
         self._waiting_since: float | None = None
         self._retry_at: float | None = None
+        self._confirmation = Confirmation(catalog, contents)
+        self._failures_in_row = 0
+        # The last failure was one that the end of the tape gives.
+        self._at_end = False
+        # Something accepted does not fit into what room the drive says there is.
+        self._does_not_fit = False
         self._segments = 0
         self._state = "idle"
+        # What the user should know although everything is on tape.
+        self.remarks: list[str] = []
         contents.admission.wake_archiver = self.wake
         contents.sync_to_tape = self.sync
 
@@ -174,7 +174,7 @@ class Archiver:
 
     def _tick_s(self) -> float:
         """When to look again unless `wake` is called before: at the next moment that counts."""
-        if self._account.pending_count == 0 or self._admission.read_only_reason is not None:
+        if self._account.pending_count == 0 or self._admission.closed_reason is not None:
             return math.inf
         now = trio.current_time()
         moments = [self._retry_at or now, (self._waiting_since or now) + self._config.idle_s]
@@ -182,7 +182,7 @@ class Archiver:
 
     def _due(self) -> bool:
         """Whether a burst should start without being asked for."""
-        if self._admission.read_only_reason is not None:
+        if self._admission.closed_reason is not None:
             return False
         if self._retry_at is not None and trio.current_time() < self._retry_at:
             return False
@@ -216,19 +216,12 @@ class Archiver:
 
     async def _work_off(self) -> None:
         requests, self._requests = self._requests, []
-        error: TapefsError | None = None
         segments_before = self._segments
+        error: TapefsError | None = None
         try:
-            await self._drain(everything=bool(requests))
-            if any(request.finalize for request in requests):
-                await self._finish_volume()
-        except TapefsError as exc:
-            error = exc
-            self._note_failure(exc)
-        except Exception as exc:  # noqa: BLE001 - names, spool and reads must outlive a bug here
-            telemetry.LOGGER.exception(telemetry.SEGMENT_FAILED)
-            error = TapefsError(f"a bug stopped the archiver ({exc!r}); the log says more")
-            self._note_failure(error)
+            error = await self._migrate(
+                everything=bool(requests), finalize=any(request.finalize for request in requests)
+            )
         finally:
             self._state = "idle"
             self._waiting_since = None
@@ -237,33 +230,73 @@ class Archiver:
                 self._retry_at = trio.current_time() + _RETRY_S
             elif self._segments == segments_before:
                 # What waits is open or unsettled: look again later, not at once.
-                self._retry_at = trio.current_time() + _LOOK_AGAIN_S
-            if error is None and self._admission.stuck_reason is not None:
+                pause_s = _RETRY_S if self._does_not_fit else _LOOK_AGAIN_S
+                self._retry_at = trio.current_time() + pause_s
+            if error is None and self._admission.closed_reason is None:
                 self._admission.tape_is_stuck(None)
             for request in requests:
                 request.error = error
                 request.done.set()
 
-    def _note_failure(self, error: TapefsError) -> None:
+    async def _migrate(self, *, everything: bool, finalize: bool) -> TapefsError | None:
+        """Bring to tape what there is; after a failure again, as long as that promises anything.
+
+        Returns what kept it from getting there.
+        """
+        while True:
+            self._does_not_fit = False
+            try:
+                if self._admission.closed_reason is None:
+                    await self._drain(everything=everything)
+                await self._close_when_near_end()
+                if finalize:
+                    await self._finish_volume()
+            except TapefsError as exc:
+                error = exc
+            except Exception as exc:  # noqa: BLE001 - names, spool and reads must outlive a bug here
+                telemetry.LOGGER.exception(telemetry.SEGMENT_FAILED)
+                error = TapefsError(f"a bug stopped the archiver ({exc!r}); the log says more")
+            else:
+                return self._what_is_left() if everything else None
+            if not self._goes_on_after(error):
+                return error
+
+    def _what_is_left(self) -> NotFinalized | None:
+        """After everything was to go to tape: why something did not, if so."""
+        reason = self._admission.closed_reason
+        if reason is None and self._does_not_fit:
+            reason = "the cartridge has less room than was expected, and not everything fits"
+        if reason is None or not self._catalog.owes_tape():
+            return None
+        return NotFinalized(
+            f"{reason}; {self._account.pending_count} files ({self._account.pending_bytes} bytes) "
+            "wait in the spool, and 'tapefs spool list' names them"
+        )
+
+    def _goes_on_after(self, error: TapefsError) -> bool:
+        """Take note of a failure; true when what is left to be done should be tried."""
         telemetry.event(
             telemetry.SEGMENT_FAILED, logging.ERROR, kind=type(error).__name__, reason=error
         )
         self._writer.must_prove_end()
-        reason = f"the tape cannot be written: {error}"
-        hopeless = isinstance(error, MediumFailed | VolumeFull | WriteProtected | WrongTape)
-        if hopeless or error.fault is Fault.BUG:
+        failures_in_row = self._failures_in_row + 1
+        found = remedy(error, failures_in_row, self._config.write_attempts_max)
+        if found is Remedy.WAIT:
+            self._admission.tape_is_stuck(f"the tape cannot be written: {error}")
+            return False
+        self._failures_in_row = failures_in_row
+        if found is Remedy.WRITE_NO_MORE:
+            if self._admission.read_only_reason is not None:
+                return False
             telemetry.event(telemetry.VOLUME_READ_ONLY, logging.ERROR, reason=error)
-            self._admission.read_only_reason = reason
-        self._admission.tape_is_stuck(reason)
+            self._admission.close_read_only(f"the tape cannot be written: {error}")
+        self._at_end = found is Remedy.AT_END
+        return True
 
     # -- segments
 
     async def _drain(self, *, everything: bool) -> None:
-        """Write segments until nothing admitted is left."""
-        if everything and self._admission.read_only_reason is not None:
-            if self._catalog.owes_tape():
-                raise NotFinalized(self._admission.read_only_reason)
-            return
+        """Write segments until nothing admitted is left, or the end of the tape is near."""
         scope = Scope.EVERYTHING if everything else Scope.SETTLED
         written = await self._drain_scope(scope)
         if not written and self.spool_pressed():
@@ -274,12 +307,14 @@ class Archiver:
         """Write segments until nothing is left in this scope; false if there was nothing."""
         after_ino, more, written = 0, True, False
         while more:
+            await self._prove_end()
+            if self._writer.is_near_end:
+                break
             after_ino, more = await self._one_segment(after_ino, scope)
             written |= after_ino > 0
         return written
 
     async def _one_segment(self, after_ino: int, scope: Scope) -> tuple[int, bool]:
-        await self._prove_end()
         contents = self._contents
         epoch = self._catalog.close_epoch()
         limits = self._limits(scope)
@@ -303,10 +338,12 @@ class Archiver:
         burst = Burst(
             snapshot, selection, limits, self._spool, self._view.has_inode, self._view.lookup
         )
+        burst.ends_early = self._writer.had_early_warning
+        self._does_not_fit |= selection.does_not_fit
         if not selection.inos and not limits.everything:
             return selection
         if await trio.to_thread.run_sync(burst.is_empty):
-            self._settle_unsaid(burst, epoch)
+            self._confirmation.unsaid(burst, self._last_sequence(), epoch)
         else:
             await self._write_segment(burst, selection, epoch)
         return selection
@@ -318,6 +355,8 @@ class Archiver:
         return Limits(
             bytes_max=self._config.segment_bytes_max,
             members_max=self._config.segment_members_max,
+            room_bytes=self._account.tight_room_bytes(WHOLE_BYTES),
+            cut_bytes_max=self._config.early_warning_room_bytes,
             settled_before_ns=self._clock_ns() - settle_ns,
             everything=scope is Scope.EVERYTHING,
             # Half way to the high water mark, so that the drive runs while writers still do.
@@ -347,11 +386,13 @@ class Archiver:
             self._state = "indexing"
             tape_file = builder.tape_file()
             await writer.learn(tape_file, entries())
-            await self._confirm(place.sequence, entries(), epoch, burst.vacated_names)
-            self._settle_unsaid(burst, epoch)
+            await self._confirmation.segment(place.sequence, entries(), epoch, burst.vacated_names)
+            self._confirmation.unsaid(burst, place.sequence, epoch)
         finally:
+            self._account.counts_twice = False
             builder.abandon()
         self._segments += 1
+        self._failures_in_row = 0
         telemetry.event(
             telemetry.SEGMENT_COMMITTED,
             sequence=place.sequence,
@@ -359,113 +400,68 @@ class Archiver:
             entries=burst.entry_count,
         )
 
-    async def _confirm(
-        self, sequence: int, entries: Iterator[Entry], epoch: int, untold: set[tuple[int, bytes]]
-    ) -> None:
-        """Tell contents and catalog what is on tape now, a few files at a time.
-
-        Of the names `untold` the journal does not say everything: they stay noted.
-        """
-        batch = _Confirmed(untold)
-        for number, entry in enumerate(entries, 1):
-            batch.add(entry, self._contents)
-            if number % _CONFIRM_BATCH == 0:
-                self._hand_over(batch, sequence, epoch)
-                batch = batch.next_batch()
-                await trio.lowlevel.checkpoint()
-        self._hand_over(batch, sequence, epoch)
-        self._catalog.set_confirmed_sequence(sequence)
-        self._catalog.commit()
-        # Durable before anything leaves the spool: a catalog from before would look for it there.
-        await trio.to_thread.run_sync(self._catalog.sync_log)
-
-    def _hand_over(self, batch: _Confirmed, sequence: int, epoch: int) -> None:
-        with self._catalog.transaction():
-            self._catalog.confirm(
-                sequence,
-                epoch,
-                extents=batch.extents,
-                logged_inodes=batch.inodes,
-                logged_dentries=batch.names,
-                hashes=batch.hashes,
-            )
-
-    def _settle_unsaid(self, burst: Burst, epoch: int) -> None:
-        """Changes that cancelled out before tape heard of them are no changes any more."""
+    def _last_sequence(self) -> int:
         last = self._view.last_tape_file()
-        with self._catalog.transaction():
-            self._catalog.confirm(
-                last.sequence if last else 0,
-                epoch,
-                extents=[],
-                logged_inodes=burst.gone_inodes,
-                logged_dentries=burst.gone_names,
-                hashes=[],
-            )
+        return last.sequence if last else 0
 
     async def _prove_end(self) -> None:
+        """After a failure: agree with the tape again, and ask the drive how much room is left."""
+        state, self._state = self._state, "positioning"
         if not await self._writer.prove_end():
+            self._state = state
             return
-        last = self._view.last_tape_file()
-        if last is not None:
-            # A segment of ours whose success was not heard of: its files are still dirty here
-            # and go to tape once more, so there is nothing to learn from it.
-            self._catalog.set_confirmed_sequence(last.sequence)
+        # A segment of ours whose success was not heard of: its files are still dirty here and go
+        # to tape once more, so there is nothing to learn from it.
+        self._catalog.set_confirmed_sequence(self._last_sequence())
+        if self._at_end and not self._account.is_known_to_have_room():
+            self._writer.is_near_end = True
 
-    # -- checkpoints
+    # -- checkpoints, and the end
 
     async def _checkpoint_when_due(self) -> None:
-        if len(self._view.files_since_checkpoint()) >= self._config.checkpoint_segments:
-            self._state = "checkpoint"
-            await self._writer.write_checkpoint()
+        due = len(self._view.files_since_checkpoint()) >= self._config.checkpoint_segments
+        # The room for the last one is reserved; one in between must not take it.
+        if due and self._account.free_bytes() and not self._writer.is_near_end:
+            await self._checkpoint()
+
+    async def _checkpoint(self) -> None:
+        self._state = "checkpoint"
+        await self._writer.write_checkpoint()
+        self._failures_in_row = 0
+
+    async def _close_when_near_end(self) -> None:
+        """Behind early warning there is room for a checkpoint, and for nothing else."""
+        if self._writer.is_near_end and self._admission.closed_reason is None:
+            self._admission.close_full()
+            self._catalog.set_end_reached()
+            telemetry.event(telemetry.VOLUME_FULL, waiting=self._account.pending_count)
+        if self._admission.full_reason is not None:
+            await self._last_checkpoint()
+
+    async def _last_checkpoint(self) -> None:
+        """The catalog goes to tape, unless it is there, or nothing may be written any more."""
+        if self._admission.read_only_reason is not None:
+            return
+        await self._prove_end()
+        last = self._view.last_tape_file()
+        if last is not None and last.kind is not TapeFileKind.CHECKPOINT:
+            await self._checkpoint()
 
     async def _finish_volume(self) -> None:
+        await self._last_checkpoint()
         last = self._view.last_tape_file()
-        finished = last is None or last.kind is TapeFileKind.CHECKPOINT
-        if not finished and self._admission.read_only_reason is None:
-            await self._prove_end()
-            self._state = "checkpoint"
-            await self._writer.write_checkpoint()
+        if last is not None and last.kind is not TapeFileKind.CHECKPOINT:
+            self.remarks.append(
+                "the last checkpoint could not be written; a mount elsewhere takes longer, "
+                "because it reads the segments' own journals"
+            )
         await self.rewind()
 
     async def rewind(self) -> None:
-        """Bring the tape back to its beginning, when the lane is free."""
+        """Bring the tape back to its beginning, when the lane is free; a failure is a remark."""
         self._state = "rewinding"
-        await self._writer.rewind()
-
-
-class _Confirmed:
-    """What one batch of journal entries confirms."""
-
-    def __init__(self, untold: set[tuple[int, bytes]]) -> None:
-        self._untold = untold
-        self.extents: list[tuple[ExtentEntry, list[tuple[int, int]]]] = []
-        self.inodes: list[int] = []
-        self.names: list[tuple[int, bytes]] = []
-        self.hashes: list[tuple[int, bytes | None, bytes | None]] = []
-        self._whole: InodeEntry | None = None
-
-    def add(self, entry: Entry, contents: Contents) -> None:
-        """Take note of one entry; content ranges become clean.
-
-        The hashes of a whole file count if its one extent, which follows its inode in the
-        journal, is still the content: attributes may have changed meanwhile.
-        """
-        if isinstance(entry, ExtentEntry):
-            archived = (entry.offset, entry.offset + entry.length)
-            kept = contents.confirm(entry.ino, [archived])
-            self.extents.append((entry, kept))
-            whole = self._whole
-            if whole is not None and whole.ino == entry.ino and kept == [(0, whole.size)]:
-                self.hashes.append((entry.ino, whole.sha256, whole.xxh128))
-        elif isinstance(entry, InodeEntry):
-            self.inodes.append(entry.ino)
-            self._whole = entry if entry.sha256 is not None else None
-        elif (entry.parent, entry.name) not in self._untold:
-            self.names.append((entry.parent, entry.name))
-
-    def next_batch(self) -> _Confirmed:
-        """An empty batch that goes on where this one ended."""
-        following = _Confirmed(self._untold)
-        following._whole = self._whole
-        return following
+        try:
+            await self._writer.rewind()
+        except TapefsError as error:
+            telemetry.event(telemetry.REWIND_FAILED, logging.WARNING, reason=error)
+            self.remarks.append(f"the tape could not be rewound: {error}")

@@ -16,6 +16,7 @@ import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
+from tapefs.archive.capacity import MEMBER_OVERHEAD_BYTES
 from tapefs.archive.ranges import RangeSet
 from tapefs.entries import (
     ROOT_INO,
@@ -24,6 +25,7 @@ from tapefs.entries import (
     LinkEntry,
     UnlinkEntry,
 )
+from tapefs.errors import VolumeFull
 from tapefs.volume.names import member_path, part_path
 from tapefs.volume.notes import MemberNote, encode_note
 from tapefs.volume.pax import Member, MemberKind
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from tapefs.volume.segment import SegmentBuilder
 
 # Files up to this size are archived whole even when only a part of them changed.
-_WHOLE_BYTES: Final = 1 << 20
+WHOLE_BYTES: Final = 1 << 20
 _PATHS_KEPT: Final = 20_000
 
 _KINDS: Final = {
@@ -57,6 +59,8 @@ class Selection:
     inos: list[int] = field(default_factory=list)
     content_bytes: int = 0
     cut_short: bool = False
+    # Something waits that is larger than the room on tape.
+    does_not_fit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +68,16 @@ class Limits:
     """What one segment may hold, and which files are let in.
 
     `everything` takes open and unsettled files too (sync, unmount). `parts_of_open` takes the
-    written parts of files that are still open, because the spool is filling up.
+    written parts of files that are still open, because the spool is filling up. `room_bytes` is set
+    when the tape may not have room for more than what changed: then nothing else is written, and
+    what does not fit is left out. A file that still lacks more than
+    `cut_bytes_max` when the segment must end early is not finished.
     """
 
     bytes_max: int
     members_max: int
+    room_bytes: int | None
+    cut_bytes_max: int
     settled_before_ns: int
     everything: bool
     parts_of_open: bool
@@ -86,9 +95,15 @@ def select(snapshot: Snapshot, limits: Limits, after_ino: int) -> Selection:
         if full or len(selection.inos) >= limits.members_max:
             selection.cut_short = True
             break
-        if snapshot.links(row.ino):
-            selection.inos.append(row.ino)
-            selection.content_bytes += sum(end - start for start, end in row.dirty)
+        if not snapshot.links(row.ino):
+            continue
+        size = sum(end - start for start, end in row.dirty)
+        taken = selection.content_bytes + (len(selection.inos) + 1) * MEMBER_OVERHEAD_BYTES
+        if limits.room_bytes is not None and taken + size > limits.room_bytes:
+            selection.does_not_fit = True
+            continue
+        selection.inos.append(row.ino)
+        selection.content_bytes += size
     return selection
 
 
@@ -131,12 +146,17 @@ class Burst:
         # Names that its journal removes for now, and that a later one has to give to a new file.
         self.vacated_names: set[tuple[int, bytes]] = set()
         self.entry_count = 0
+        # Asked before each file: whether the segment must end with what is in it.
+        self.ends_early: Callable[[], bool] = lambda: False
 
     def records(self, builder: SegmentBuilder) -> Iterator[array[int]]:
         """Everything from the first member to the tail, as full records."""
         self.gone_inodes, self.gone_names = [], []
         self.vacated_names.clear()
-        for ino in self._selection.inos:
+        for number, ino in enumerate(self._selection.inos):
+            if self.ends_early():
+                self._selected = frozenset(self._selection.inos[:number])
+                break
             yield from self._file(builder, ino)
         for ino in self._snapshot.changed_inodes():
             yield from self._changed_inode(builder, ino)
@@ -174,7 +194,7 @@ class Burst:
             whole = self._is_whole(inode, row)
             if whole:
                 member = self._member(inode, path, xattrs, size=inode.size)
-                yield from builder.add_file(member, MemberNote(ino), content)
+                yield from self._content(builder, member, MemberNote(ino), content)
                 builder.log(self._entry(inode, xattrs, *_hashes(builder)))
                 builder.log(builder.archived.entry)
                 self.entry_count += 2
@@ -189,7 +209,10 @@ class Burst:
             return False
         here = RangeSet(row.resident)
         dirty = RangeSet(row.dirty)
-        worth_it = inode.size <= _WHOLE_BYTES or 2 * dirty.total_bytes >= inode.size
+        if self._limits.room_bytes is not None:
+            worth_it = dirty.total_bytes >= inode.size
+        else:
+            worth_it = inode.size <= WHOLE_BYTES or 2 * dirty.total_bytes >= inode.size
         for start, end in row.dirty:
             here.add(start, end)
         return worth_it and here.covers(0, inode.size)
@@ -209,9 +232,23 @@ class Burst:
             name, rest = part_path(path, inode.ino, start, builder.place.sequence)
             member = self._member(inode, name, xattrs, size=end - start)
             note = MemberNote(inode.ino, start, None, rest)
-            yield from builder.add_file(member, note, content)
+            yield from self._content(builder, member, note, content)
             builder.log(builder.archived.entry)
             self.entry_count += 1
+
+    def _content(
+        self, builder: SegmentBuilder, member: Member, note: MemberNote, content: _SpoolContent
+    ) -> Iterator[array[int]]:
+        """One file member; gives up when the segment must end and too much of it is missing."""
+        end_bytes = builder.position_bytes + member.size
+        for record in builder.add_file(member, note, content):
+            yield record
+            missing_bytes = end_bytes - builder.position_bytes
+            if missing_bytes > self._limits.cut_bytes_max and self.ends_early():
+                raise VolumeFull(
+                    f"the end of the tape came with {missing_bytes} bytes of a file to go; "
+                    "continue on another cartridge"
+                )
 
     def _other_links(
         self,

@@ -33,16 +33,51 @@ class CapacityAccount:
     inode_count: int = 0
     pending_bytes: int = 0
     pending_count: int = 0
+    # Nothing is accepted any more.
+    closed: bool = False
+    # A segment is on tape, and its files still count as pending: there is more room than it seems.
+    counts_twice: bool = False
 
     def reserve_bytes(self) -> int:
         """What must stay free: the trailer and two checkpoints (one may fail), and slack."""
+        return 2 * self._closing_bytes() + int((self.total_bytes or 0) * SLACK_SHARE)
+
+    def measured(self, end_bytes: int, remaining_bytes: int | None) -> None:
+        """The end of data was proven at `end_bytes`, and the drive says how much it can take."""
+        self.written_bytes = end_bytes
+        if remaining_bytes is not None:
+            self.total_bytes = end_bytes + remaining_bytes
+
+    def is_known_to_have_room(self) -> bool:
+        """Whether there is room for more than what closes the volume. Unknown is no."""
+        return bool(self._segment_room_bytes())
+
+    def tight_room_bytes(self, whole_bytes: int) -> int | None:
+        """What the next segment may take with its headers, where that has to be minded.
+
+        None: nobody knows, or there is room for all that waits even when files that changed in
+        part go whole, up to `whole_bytes` or twice what changed.
+        """
+        room = self._segment_room_bytes()
+        overhead = self.pending_count * (MEMBER_OVERHEAD_BYTES + whole_bytes)
+        if room is None or 2 * self.pending_bytes + overhead <= room:
+            return None
+        return room
+
+    def _segment_room_bytes(self) -> int | None:
+        if self.total_bytes is None:
+            return None
+        return max(0, self.total_bytes - self.written_bytes - self._closing_bytes())
+
+    def _closing_bytes(self) -> int:
+        """A segment's trailer and a checkpoint."""
         checkpoint = self.inode_count * CATALOG_BYTES_PER_INODE
-        ends = TAPE_FILE_OVERHEAD_RECORDS * self.record_bytes
-        slack = int((self.total_bytes or 0) * SLACK_SHARE)
-        return 2 * (checkpoint + ends) + slack
+        return checkpoint + TAPE_FILE_OVERHEAD_RECORDS * self.record_bytes
 
     def free_bytes(self) -> int:
         """What may still be accepted; never negative. Unlimited is answered as 2^60."""
+        if self.closed:
+            return 0
         if self.total_bytes is None:
             return 1 << 60
         overhead = self.pending_count * MEMBER_OVERHEAD_BYTES

@@ -6,6 +6,7 @@ thing.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from contextlib import ExitStack, contextmanager
@@ -24,11 +25,13 @@ from tapefs.archive.recall import RecallService
 from tapefs.archive.reconcile import reconcile_spool
 from tapefs.archive.scheduler import Scheduler
 from tapefs.archive.spool import Spool
-from tapefs.archive.tape_writer import TapeWriter
+from tapefs.archive.tape_writer import TapeWriter, measure_room
 from tapefs.archive.tree import reap_orphans
 from tapefs.archive.verify import Verifier
 from tapefs.catalog import TapeView, Verifications
 from tapefs.entries import ROOT_INO
+from tapefs.errors import MediumFailed, VolumeFull
+from tapefs.scsi.sense import AbortedCommand, DeferredError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -145,19 +148,21 @@ async def open_volume(
     """Recover what there is to recover, prove the end of the tape, and build the parts.
 
     With `generation`, the volume as it was at that checkpoint, which needs a `read_only_reason`.
+    A tape that can be read but not appended to is opened read-only.
     The drive must have no other user from here on. Raises WrongTape, DamagedTape, StateUnusable,
     DriveBusy and the drive's errors. Pair with `closing_volume`.
     """
-    writable = read_only_reason is None
     with ExitStack() as opened:
         verifications = Verifications.open(directory / VERIFIED_NAME)
         opened.callback(verifications.close)
         if generation is None:
-            view, catalog = await open_catalogs(drive, label, directory, report, writable=writable)
+            found = await _open_catalogs(drive, label, directory, report, read_only_reason)
+            view, catalog, read_only_reason = found
         else:
             view, catalog = await open_generation(drive, label, directory, generation, report)
             directory = directory_of(directory, generation)
         opened.callback(_abandon, catalog, view)
+        writable = read_only_reason is None
         account = await _account(drive, label, view, config)
         reading = TapeView.open(view.path)
         opened.callback(reading.close)
@@ -168,18 +173,13 @@ async def open_volume(
         contents.admission.read_only_reason = read_only_reason
         work = make_directory(directory / "work")
         writer = TapeWriter(view, scheduler, account, config, work, clock_ns)
-        archiver = Archiver(
-            catalog=catalog,
-            writer=writer,
-            contents=contents,
-            spool=spool,
-            account=account,
-            config=config,
-            clock_ns=clock_ns,
-        )
+        archiver = Archiver(catalog, writer, contents, spool, account, config, clock_ns)
         names = catalog.snapshot
         verifier = Verifier(scheduler, reading, names, verifications, work, clock_ns)
         scheduler.spool_pressed = archiver.spool_pressed
+        if writable and (catalog.end_is_reached or (await drive.position()).early_warning):
+            writer.is_near_end = True
+            contents.admission.close_full()
         reap_orphans(catalog, contents)
         _give_root_to_mounter(catalog, view, writable=writable)
         catalog.begin_session(boot_id)
@@ -202,6 +202,23 @@ async def open_volume(
     )
 
 
+async def _open_catalogs(
+    drive: TapeDrive, label: Label, directory: Path, report: Report, read_only_reason: str | None
+) -> tuple[TapeView, Catalog, str | None]:
+    """View, catalog, and why nothing can be written, if so."""
+    writable = read_only_reason is None
+    try:
+        view, catalog = await open_catalogs(drive, label, directory, report, writable=writable)
+    except (VolumeFull, MediumFailed, DeferredError, AbortedCommand) as exc:
+        # A torn tape file at the end of a full or worn tape: it cannot be closed any more.
+        if not writable:
+            raise
+        read_only_reason = f"nothing can be appended to the tape: {exc}"
+        telemetry.event(telemetry.VOLUME_READ_ONLY, logging.ERROR, reason=exc)
+        view, catalog = await open_catalogs(drive, label, directory, report, writable=False)
+    return view, catalog, read_only_reason
+
+
 @contextmanager
 def closing_volume(volume: MountedVolume) -> Iterator[MountedVolume]:
     """Close the catalogs at the end; the next mount knows whether this one ended well."""
@@ -217,7 +234,10 @@ def closing_volume(volume: MountedVolume) -> Iterator[MountedVolume]:
 def _open_spool(directory: Path, config: Config, catalog: Catalog, view: TapeView) -> Spool:
     """The spool, holding what the catalog says that it holds."""
     spool = Spool(directory / "spool", config.spool_bytes)
-    if not catalog.clean_shutdown:
+    if catalog.clean_shutdown:
+        # What left the spool just before the end may not have been deleted any more.
+        spool.sweep(set(catalog.staged_inos()))
+    else:
         count = reconcile_spool(catalog, view, spool)
         telemetry.event(telemetry.CACHE_DISCARDED, files=count)
     return spool
@@ -249,9 +269,6 @@ def _give_root_to_mounter(catalog: Catalog, view: TapeView, *, writable: bool) -
 async def _account(
     drive: TapeDrive, label: Label, view: TapeView, config: Config
 ) -> CapacityAccount:
-    written = view.expected_end_block() * label.record_bytes
-    total = config.capacity_bytes
-    if total is None:
-        capacity = await drive.capacity()
-        total = written + capacity.remaining_bytes if capacity else None
-    return CapacityAccount(total, written, label.record_bytes, inode_count=view.next_ino)
+    account = CapacityAccount(None, 0, label.record_bytes, inode_count=view.next_ino)
+    await measure_room(drive, account, config, view.expected_end_block())
+    return account

@@ -19,7 +19,12 @@ from tapefs.drive import TapeAddress
 from tapefs.entries import TapeFile, TapeFileKind
 from tapefs.errors import DamagedTape, MediumFailed, WrongTape
 from tapefs.volume.journal_file import read_crcs, read_entries
-from tapefs.volume.session import FIRST_TAPE_FILE_BLOCK, fetch_span, read_tail, torn_file
+from tapefs.volume.session import (
+    FIRST_TAPE_FILE_BLOCK,
+    fetch_span,
+    read_tail,
+    torn_file,
+)
 from tapefs.volume.tail import NoTail, Tail
 
 if TYPE_CHECKING:
@@ -56,10 +61,7 @@ class RollForward:
         """
         while (start := self._next_start()).block <= last_file_end:
             await self._drive.locate(start)
-            await self._drive.space_filemarks(1)
-            after = (await self._drive.position()).block
-            if after is None:
-                raise DamagedTape("the drive cannot tell its position; the tape cannot be followed")
+            after = await self._drive.pass_tape_file()
             self._report(
                 {
                     "event": "progress",

@@ -7,7 +7,7 @@ between, the tape is looked at again before the next append.
 
 from __future__ import annotations
 
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +17,14 @@ import zstandard
 from tapefs import telemetry
 from tapefs.archive.policy import JobKind
 from tapefs.archive.recovery import settle_end
-from tapefs.errors import NotFinalized, StateUnusable, TapefsError, leaves_of
+from tapefs.errors import (
+    DriveFailed,
+    MediumFailed,
+    NotFinalized,
+    StateUnusable,
+    TapefsError,
+    leaves_of,
+)
 from tapefs.volume.records import RecordBuffers
 from tapefs.volume.segment import CheckpointBuilder, Place
 from tapefs.volume.session import AppendProgress, append, go_to_end, prove_position
@@ -71,6 +78,8 @@ class TapeWriter:
         self._config = config
         self._clock_ns = clock_ns
         self._end_unproven = False
+        # Early warning came, or the physical end: room for a checkpoint, and nothing else.
+        self.is_near_end = False
         self._progress = AppendProgress()
         self._checkpoints = self._tape_bytes = 0
         self._tape_s = 0.0
@@ -79,6 +88,10 @@ class TapeWriter:
         """What went to tape since the mount, and what is going."""
         current = self._progress.records_written * self.settings.record_bytes
         return TapeWriterStatistics(self._checkpoints, self._tape_bytes, self._tape_s, current)
+
+    def had_early_warning(self) -> bool:
+        """Whether the tape file in progress has met early warning. May be asked by any thread."""
+        return self._progress.early_warning
 
     def next_place(self, *, checkpoint: bool = False) -> Place:
         """Where the next tape file goes, and what it says of those before it."""
@@ -115,15 +128,18 @@ class TapeWriter:
 
         async def assemble() -> None:
             async with send:
-                try:
-                    while batch := await trio.to_thread.run_sync(_take, records):
-                        for record in batch:
-                            await send.send(record)
-                except OSError as exc:
-                    raise StateUnusable(f"the spool cannot be read: {exc}") from exc
-                await send.send(None)
+                # Nobody receives any more: the job has failed, and `submit` raises why.
+                with suppress(trio.BrokenResourceError):
+                    try:
+                        while batch := await trio.to_thread.run_sync(_take, records):
+                            for record in batch:
+                                await send.send(record)
+                    except OSError as exc:
+                        raise StateUnusable(f"the spool cannot be read: {exc}") from exc
+                    await send.send(None)
 
         self._end_unproven = True
+        progress = self._progress
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(assemble)
@@ -132,12 +148,11 @@ class TapeWriter:
                 )
         except BaseExceptionGroup as group:
             raise _root_cause(group) from group
+        finally:
+            self.is_near_end |= progress.early_warning
         written = self._progress.records_written * self.settings.record_bytes
         self._tape_bytes += written
         self._tape_s += trio.current_time() - started
-        self._account.written_bytes += written
-        if self._progress.early_warning:
-            self._account.total_bytes = self._account.written_bytes
         self._progress = AppendProgress()
 
     async def _write(
@@ -155,7 +170,9 @@ class TapeWriter:
                 await go_to_end(drive, first_block)
             scheduler.head_block = None
             await append(drive, whole, self.buffers, self._progress)
+            self._account.counts_twice = True
             scheduler.head_block = first_block + self._progress.records_written + 1
+            await measure_room(drive, self._account, self._config, scheduler.head_block)
 
     async def learn(self, tape_file: TapeFile, entries: Iterable[Entry]) -> None:
         """The tape file is on tape: let the tape view know what it says."""
@@ -172,6 +189,8 @@ class TapeWriter:
         async def job(drive: TapeDrive) -> None:
             scheduler.head_block = None
             await settle_end(drive, self.view, self.work, lambda _: None)
+            scheduler.head_block = self.view.expected_end_block()
+            await measure_room(drive, self._account, self._config, scheduler.head_block)
 
         await scheduler.submit(JobKind.ARCHIVE, job)
         self._end_unproven = False
@@ -193,6 +212,7 @@ class TapeWriter:
             copy.unlink(missing_ok=True)
             packed.unlink(missing_ok=True)
         await self.learn(builder.tape_file(), ())
+        self._account.counts_twice = False
         self._checkpoints += 1
         telemetry.event(
             telemetry.CHECKPOINT_COMMITTED, sequence=place.sequence, generation=place.generation
@@ -216,6 +236,27 @@ class TapeWriter:
         await scheduler.submit(JobKind.CONTROL, job)
 
 
+async def measure_room(
+    drive: TapeDrive, account: CapacityAccount, config: Config, end_block: int
+) -> None:
+    """Ask the drive how much it can take behind its end of data, block `end_block`.
+
+    Where it does not know, the mount option or the kind of the medium says it. A drive that
+    refuses the question leaves the account as it is.
+    """
+    end_bytes = end_block * account.record_bytes
+    remaining_bytes: int | None = None
+    if config.capacity_bytes is not None:
+        account.total_bytes = config.capacity_bytes
+    else:
+        with suppress(DriveFailed, MediumFailed):
+            capacity = await drive.capacity()
+            remaining_bytes = capacity.remaining_bytes if capacity else None
+            if capacity is None and account.total_bytes is None:
+                account.total_bytes = await drive.nominal_capacity_bytes()
+    account.measured(end_bytes, remaining_bytes)
+
+
 async def _until_complete(
     receive: trio.MemoryReceiveChannel[array[int] | None],
 ) -> AsyncGenerator[array[int], None]:
@@ -237,9 +278,9 @@ def _take(records: Iterator[array[int]]) -> list[array[int]]:
 
 
 def _root_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that made the others happen: the drive's before the assembler's broken pipe."""
+    """The error that made the others happen: the assembler's before the stream that just ended."""
     flat = leaves_of(group)
-    own = [exc for exc in flat if not isinstance(exc, trio.BrokenResourceError | trio.Cancelled)]
+    own = [exc for exc in flat if not isinstance(exc, trio.Cancelled)]
     known = [exc for exc in own if isinstance(exc, TapefsError) and type(exc) is not NotFinalized]
     bugs = [exc for exc in own if not isinstance(exc, TapefsError)]
     return (bugs or known or own or flat)[0]

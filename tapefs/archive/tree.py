@@ -75,6 +75,8 @@ class Tree:
         self.catalog = catalog
         self.read_only = read_only
         self._on_unreferenced = on_unreferenced
+        # Raises when the volume takes no changes any more, whoever may make them.
+        self.require_open: Callable[[], None] = lambda: None
         self._clock_ns = clock_ns
 
     def lookup(self, parent: int, name: bytes) -> Inode:
@@ -386,6 +388,7 @@ class Tree:
     def _refuse_when_read_only(self) -> None:
         if self.read_only:
             raise FilesystemError(errno.EROFS)
+        self.require_open()
 
     def _writable_directory(self, parent: int, name: bytes) -> Inode:
         """The directory `parent`, after checking that it may take `name`."""

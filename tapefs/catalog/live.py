@@ -62,7 +62,7 @@ class Catalog(Namespace):
     """
 
     def __init__(
-        self, database: Database, lock: int, *, cached_inodes_max: int, modified_inodes_max: int
+        self, database: Database, lock: int, cached_inodes_max: int, modified_inodes_max: int
     ) -> None:
         super().__init__(database)
         self.path = database.path
@@ -112,12 +112,7 @@ class Catalog(Namespace):
         database = None
         try:
             database = Database.open(path, APPLICATION_LIVE, fail_stop=True)
-            return cls(
-                database,
-                lock,
-                cached_inodes_max=cached_inodes_max,
-                modified_inodes_max=modified_inodes_max,
-            )
+            return cls(database, lock, cached_inodes_max, modified_inodes_max)
         except BaseException:
             if database is not None:
                 database.close()
@@ -168,6 +163,17 @@ class Catalog(Namespace):
         """
         self._begin()
         self._database.set_setting("segment_written_ns", written_ns)
+        self.commit(durable=True)
+
+    @property
+    def end_is_reached(self) -> bool:
+        """Whether `set_end_reached` was called: the tape takes no further segment."""
+        return self._database.setting("end_reached") == 1
+
+    def set_end_reached(self) -> None:
+        """Take durable note that the end of this tape is near."""
+        self._begin()
+        self._database.set_setting("end_reached", 1)
         self.commit(durable=True)
 
     def begin_session(self, boot_id: str) -> None:

@@ -3,7 +3,8 @@
 
 -- Values of this host: volume_uuid (text), epoch, next_ino, confirmed_sequence (last tape file
 -- whose contents this catalog has taken note of), segment_written_ns (time stamp of the segment
--- written last, noted before it was begun), clean_shutdown (0 or 1), boot_id (text).
+-- written last, noted before it was begun), clean_shutdown (0 or 1), boot_id (text), and
+-- end_reached (1) once the end of the tape was near.
 CREATE TABLE setting (
     -- Which value.
     name     TEXT PRIMARY KEY,

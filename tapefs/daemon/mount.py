@@ -141,6 +141,7 @@ class _Mount:
         shown = Presentation(self._config.uid, self._config.gid, self._config.umask)
         operations = Operations(volume.catalog, volume.contents, service, tape, shown)
         operations.tree.read_only = not volume.writable
+        operations.tree.require_open = volume.contents.admission.check_writable
         options = mount_options(
             label.name,
             allow_other=self._config.allow_other,

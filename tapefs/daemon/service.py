@@ -62,7 +62,7 @@ class MountService:
             "mode": "read-write" if volume.writable else "read-only",
             "generation": volume.generation,
             "state": archiver.state if archiver.state != "idle" else (lane.running or "idle"),
-            "problem": volume.contents.admission.read_only_reason
+            "problem": volume.contents.admission.closed_reason
             or volume.contents.admission.stuck_reason,
             "all_on_tape": not volume.catalog.owes_tape(),
             "drive": {
@@ -131,12 +131,14 @@ class MountService:
             raise NotFinalized(
                 f"not everything is on the tape: {self.error}; what is missing stays in the spool"
             )
-        archiver = self._volume.archiver.statistics()
+        archiver = self._volume.archiver
         last = self._volume.view.last_tape_file()
+        warning = {"warning": "; ".join(archiver.remarks)} if archiver.remarks else {}
         return {
             "volume": self._volume.label.name,
-            "written_bytes": archiver.tape_bytes,
+            "written_bytes": archiver.statistics().tape_bytes,
             "tape_files": last.sequence if last else 0,
+            **warning,
         }
 
     async def verify(self, asked: dict[str, Any], report: Report) -> dict[str, Any]:

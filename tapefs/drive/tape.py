@@ -8,6 +8,7 @@ POSITION is asked only by `position`, `space_to_end_of_data` and whoever calls t
 from __future__ import annotations
 
 import dataclasses
+from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -22,11 +23,13 @@ from tapefs.scsi.cdb import (
     LoadUnload,
     PreventAllowMediumRemoval,
     Read6,
+    ReportDensitySupport,
     TestUnitReady,
     Write6,
     WriteFilemarks6,
 )
 from tapefs.scsi.data import BlockLimits
+from tapefs.scsi.density import DENSITY_REPORT_BYTES, nominal_capacity_bytes
 from tapefs.scsi.log import (
     TAPE_ALERT_PAGE,
     TAPE_CAPACITY_PAGE,
@@ -48,8 +51,6 @@ from tapefs.scsi.sense import (
 )
 
 if TYPE_CHECKING:
-    from array import array
-
     from tapefs.drive.probe import DriveIdentity
     from tapefs.drive.transport import Transport
     from tapefs.scsi.completion import Completion
@@ -328,6 +329,19 @@ class TapeDrive(TapeMotion):
             page = await probe.log_page(self._initiator, VOLUME_STATISTICS_PAGE)
             return TapeCapacity.from_statistics(page) if page else None
         return None
+
+    async def nominal_capacity_bytes(self) -> int | None:
+        """What a medium like this one holds without compression (SSC-4, REPORT DENSITY SUPPORT).
+
+        Says nothing about this very tape: it may be shorter, or worn. None when the drive does
+        not tell.
+        """
+        buffer = array("B", bytes(DENSITY_REPORT_BYTES))
+        command = ReportDensitySupport(True, len(buffer))
+        completion, condition = await self._initiator.perform(command, buffer)
+        if condition is not None and condition.reaction is not Reaction.SUCCESS:
+            return None
+        return nominal_capacity_bytes(completion.data)
 
     async def tape_alerts(self) -> TapeAlert:
         """TapeAlert flags that stand; none when the drive does not have them. Reading clears."""
