@@ -11,6 +11,8 @@ import enum
 from dataclasses import dataclass, field
 
 ROOT_INO = 1
+# No inode number is larger, so that whoever reads a tape has numbers left for files to come.
+INO_MAX = 2**62
 
 
 @dataclass(slots=True)

@@ -1,7 +1,8 @@
 """Bytes that no honest device or writer makes, from a seed: the same every time.
 
-`TAPEFS_FUZZ_INPUTS` says how many inputs each group of tests tries (the default takes seconds),
-`TAPEFS_TEST_SEED` which ones. A failure names the number of the input; that and the seed repeat it.
+`TAPEFS_FUZZ_INPUTS` says how many inputs a group of tests tries, 10,000 when not set; groups whose
+inputs take long try a share of that. `TAPEFS_TEST_SEED` says which ones. A failure names the number
+of the input; that and the seed repeat it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from tapefs.errors import TapefsError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-INPUTS = int(os.environ.get("TAPEFS_FUZZ_INPUTS", "0"))
+_USUAL = 10_000
+INPUTS = int(os.environ.get("TAPEFS_FUZZ_INPUTS", _USUAL))
 # An input that keeps the program busy this long has hung it.
 STUCK_S = 60
 # Numbers at the edges of fields.
@@ -28,23 +30,22 @@ _EDGES = (0, 1, 2, 7, 0x0F, 0x10, 0x1F, 0x20, 0x3F, 0x40, 0x7F, 0x80, 0xFE, 0xFF
 
 
 def input_count(usual: int) -> int:
-    """How many inputs a group tries: `usual`, or what the environment says."""
-    return INPUTS or usual
+    """How many inputs a group tries: `usual`, or more or fewer in proportion."""
+    return max(1, usual * INPUTS // _USUAL)
 
 
 class Stuck(BaseException):
     """The program does not come back. Not an Exception, so that nothing on the way takes it."""
 
 
+def _ring(*_: object) -> None:
+    raise Stuck
+
+
 @contextmanager
 def unstuck() -> Iterator[None]:
-    """Fails what runs inside when it does not end. For the main thread."""
-
-    def ring(*_: object) -> None:
-        raise Stuck
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(STUCK_S)
+    """Fails what runs inside when one input of a Tally does not end. For the main thread."""
+    before = signal.signal(signal.SIGALRM, _ring)
     try:
         yield
     finally:
@@ -136,6 +137,8 @@ class Tally:
     @contextmanager
     def input(self, number: object, data: object = "") -> Iterator[None]:
         """One input. Anything that leaves the block but a TapefsError fails the test."""
+        if signal.getsignal(signal.SIGALRM) is _ring:
+            signal.alarm(STUCK_S)
         try:
             yield
         except TapefsError as error:

@@ -91,6 +91,10 @@ def test_a_checkpoint_can_be_written_while_a_journal_is_applied(
     assert meanwhile.read_bytes() == checkpoint.read_bytes()
 
 
+MANY_ATTRIBUTES = """
+INSERT INTO xattr SELECT 4, CAST(d.cookie || 'x' || i.ino AS BLOB), zeroblob(65000)
+FROM dentry AS d, inode AS i;
+"""
 LOOP = """
 UPDATE dentry SET parent = 3 WHERE ino = 2;
 UPDATE inode SET nlink = 2 WHERE ino = 1;
@@ -119,6 +123,14 @@ UPDATE inode SET nlink = 3 WHERE ino = 3;
         ("INSERT INTO xattr VALUES (77, x'41', x'')", "attributes or extents of an inode"),
         ("INSERT INTO extent VALUES (77, 0, 5, 1, 0)", "attributes or extents of an inode"),
         ("UPDATE extent SET length = 11 WHERE offset = 0", "has extents that overlap"),
+        ("UPDATE inode SET size = 19 WHERE ino = 4", "has bytes beyond the end of a file"),
+        ("INSERT INTO extent VALUES (3, 0, 5, 1, 0)", "has bytes beyond the end of a file"),
+        ("UPDATE dentry SET cookie = 5000000000000000000 WHERE ino = 3", "leave none for names"),
+        (
+            MANY_ATTRIBUTES,
+            "has more extended attributes than fit",
+        ),
+        ("UPDATE setting SET value = 1 << 62 | 2 WHERE name = 'next_ino'", "no inode numbers left"),
         ("UPDATE extent SET sequence = 2 WHERE offset = 0", "extents outside of any tape file"),
         ("UPDATE extent SET position = 65535999 - 8", "extents outside of any tape file"),
         ("UPDATE tape_file SET sequence = 2", "extents outside of any tape file"),
@@ -166,6 +178,15 @@ def test_a_contradiction_in_a_checkpoint_is_refused(
     "change",
     [
         "UPDATE inode SET ino = -4 WHERE ino = 4",
+        "UPDATE inode SET ino = 5000000000000000000 WHERE ino = 4",
+        "UPDATE inode SET rdev = -1 WHERE ino = 4",
+        "UPDATE inode SET mode = 41471 WHERE ino = 4",
+        "UPDATE inode SET target = x'41' WHERE ino = 4",
+        "UPDATE dentry SET cookie = 0 WHERE ino = 3",
+        "UPDATE dentry SET parent = 1, name = x'2e746170656673' WHERE ino = 3",
+        "UPDATE xattr SET name = x'4100'",
+        "UPDATE extent SET offset = 9223372036854775800 WHERE offset = 10",
+        "UPDATE tape_file SET record_count = 1 << 50",
         "UPDATE inode SET mode = 420 WHERE ino = 4",
         "UPDATE inode SET size = -1 WHERE ino = 4",
         "UPDATE inode SET size = 'many' WHERE ino = 4",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tapefs.entries import Entry, ExtentEntry, InodeEntry, LinkEntry, UnlinkEntry
+from tapefs.entries import INO_MAX, Entry, ExtentEntry, InodeEntry, LinkEntry, UnlinkEntry
 from tapefs.volume.journal import (
     CRCS_PER_LINE_MAX,
     LINE_BYTES_MAX,
@@ -25,7 +25,7 @@ from tapefs.volume.journal import (
 from tapefs.volume.pax import XATTRS_BYTES_MAX
 
 VOLUME = UUID("6fa459ea-ee8a-4ca4-894e-db77e160355e")
-INOS = st.integers(1, 2**63 - 1)
+INOS = st.integers(1, INO_MAX)
 COUNTS = st.integers(0, 2**62 - 1)
 TIMES = st.integers(-(2**63), 2**63 - 1)
 NAMES = (

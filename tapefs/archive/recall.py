@@ -310,11 +310,10 @@ class RecallService:
         block = tape_file.first_block + record
         buffer: array[int] = array("B", bytes(self._record_bytes))
         for last_try in (False, True):
-            if self._scheduler.head_block != block:
-                self._scheduler.head_block = None
-                await drive.locate(TapeAddress(block, tape_file.sequence, record))
-            self._scheduler.head_block = None
+            at_block, self._scheduler.head_block = self._scheduler.head_block, None
             try:
+                if at_block != block:
+                    await drive.locate(TapeAddress(block, tape_file.sequence, record))
                 length = await drive.read_block(buffer)
             except (FilemarkDetected, EndOfData, IncorrectLength):
                 length = 0  # something stands there, but not this record

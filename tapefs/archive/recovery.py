@@ -20,7 +20,7 @@ from tapefs.archive.roll_forward import RollForward
 from tapefs.catalog import TapeView, VolumeSettings, remove_database
 from tapefs.drive import TapeAddress
 from tapefs.entries import TapeFileKind
-from tapefs.errors import DamagedTape, MediumFailed, WrongTape
+from tapefs.errors import DamagedTape, MediumFailed, StateUnusable, WrongTape
 from tapefs.scsi.sense import EndOfData, FilemarkDetected, IncorrectLength
 from tapefs.volume.session import (
     FIRST_TAPE_FILE_BLOCK,
@@ -305,5 +305,9 @@ def _unpack(packed: Path, plain: Path) -> None:
                 if room < 0:
                     raise DamagedTape("a catalog copy on this tape unpacks without end")
                 sink.write(data)
+    except OSError as exc:
+        raise StateUnusable(
+            f"{plain} cannot be written: {exc.strerror}; free some of its disk and mount again"
+        ) from exc
     except zstandard.ZstdError as exc:
         raise DamagedTape("a catalog copy on this tape cannot be unpacked") from exc

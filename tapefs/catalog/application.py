@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any, Final
 from tapefs.catalog.database import sentences
 from tapefs.catalog.extents import cut_extents, insert_extent
 from tapefs.catalog.rows import S_IFDIR, S_IFMT
-from tapefs.entries import ROOT_INO, Entry, Extent, ExtentEntry, InodeEntry, LinkEntry, UnlinkEntry
+from tapefs.entries import (
+    ROOT_INO,
+    Entry,
+    Extent,
+    ExtentEntry,
+    InodeEntry,
+    LinkEntry,
+    UnlinkEntry,
+)
 from tapefs.errors import DamagedTape
 
 if TYPE_CHECKING:
@@ -93,9 +101,13 @@ class Application:
     remembered until the end stands in temporary tables.
     """
 
-    def __init__(self, database: Database, sequence: int, next_ino: int) -> None:
+    def __init__(
+        self, database: Database, sequence: int, next_ino: int, content_bytes: int
+    ) -> None:
+        """For the journal of tape file `sequence`, whose records hold `content_bytes` in all."""
         self._database = database
         self._sequence = sequence
+        self._content_bytes = content_bytes
         # One more than the highest inode number seen so far, in this journal or before.
         self.next_ino = next_ino
         self._touched: set[int] = set()
@@ -168,6 +180,8 @@ class Application:
             )
 
     def _extent(self, entry: ExtentEntry) -> None:
+        if entry.position + entry.length > self._content_bytes:
+            raise self._damaged(f"puts bytes of inode {entry.ino} beyond its tape file")
         self._is_new(entry.ino)
         insert_extent(
             self._database,

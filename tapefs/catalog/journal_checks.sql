@@ -19,6 +19,13 @@ AND (SELECT count(*) FROM dentry WHERE dentry.ino = inode.ino)
     > CASE inode.ino WHEN 1 THEN 0 ELSE 1 END
 LIMIT 1;
 
+--! gives inode {} bytes beyond its end
+-- (Extents do not overlap, so that the last one tells.)
+SELECT touched.ino FROM touched JOIN inode USING (ino)
+WHERE nlink > 0 AND (SELECT offset + length FROM extent WHERE extent.ino = touched.ino
+       ORDER BY offset DESC LIMIT 1) > CASE mode & 61440 WHEN 32768 THEN size ELSE 0 END
+LIMIT 1;
+
 --! removes directory {} but leaves names in it
 SELECT touched.ino FROM touched
 WHERE touched.ino <> 1 AND NOT EXISTS (SELECT 1 FROM dentry WHERE dentry.ino = touched.ino)

@@ -29,8 +29,8 @@ from tapefs.catalog.namespace import Namespace, NoSuchInode
 from tapefs.catalog.rows import INODE_COLUMNS, S_IFDIR, S_IFMT, Range, Staged, inode_row
 from tapefs.catalog.snapshot import Snapshot
 from tapefs.catalog.staging import StagedTable
-from tapefs.entries import Extent, ExtentEntry, Inode
-from tapefs.errors import TapefsError
+from tapefs.entries import INO_MAX, Extent, ExtentEntry, Inode
+from tapefs.errors import TapefsError, VolumeFull
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -213,8 +213,10 @@ class Catalog(Namespace):
         """A new inode with a number never used before, counted as linked once; link it next.
 
         `mode` carries the type; a directory starts with 2 links, a symlink with the size of its
-        `target`. All its times are `now_ns`.
+        `target`. All its times are `now_ns`. Raises VolumeFull when no number is left.
         """
+        if self._next_ino > INO_MAX:
+            raise VolumeFull("this volume has no inode numbers left; use another cartridge")
         inode = CachedInode(
             self._next_ino,
             mode,

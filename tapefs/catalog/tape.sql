@@ -17,9 +17,9 @@ CREATE TABLE tape_file (
     -- 'segment', 'checkpoint' or 'torn'.
     kind         TEXT NOT NULL CHECK (kind IN ('segment', 'checkpoint', 'torn')),
     -- Address of its first record; records and filemarks count from the beginning of the tape.
-    first_block  INTEGER NOT NULL CHECK (first_block >= 2),
+    first_block  INTEGER NOT NULL CHECK (first_block BETWEEN 2 AND 9007199254740992),
     -- Number of records, without the filemark.
-    record_count INTEGER NOT NULL CHECK (record_count >= 0),
+    record_count INTEGER NOT NULL CHECK (record_count BETWEEN 0 AND 1099511627776),
     -- When it was written, nanoseconds since the epoch; 0 for a torn one.
     written_ns   INTEGER NOT NULL,
     -- CRC-32C of each record as far as known, four bytes big-endian each, from record 0 on. A torn

@@ -47,6 +47,7 @@ class TapeView(Namespace):
         for table in TEMPORARY_TABLES:
             writer.execute(table)
         self._next_ino = writer.integer_setting("next_ino")
+        self._record_bytes = writer.integer_setting("record_bytes")
         # The last CRCs that were asked for: reads go through a tape file in order.
         self._crcs: tuple[int, bytes] = (0, b"")
 
@@ -116,7 +117,12 @@ class TapeView(Namespace):
             return False
         try:
             with self._writer.transaction():
-                application = Application(self._writer, tape_file.sequence, self._next_ino)
+                application = Application(
+                    self._writer,
+                    tape_file.sequence,
+                    self._next_ino,
+                    tape_file.record_count * self._record_bytes,
+                )
                 application.add_all(entries)
                 application.finish()
                 self._writer.execute(

@@ -44,6 +44,16 @@ SELECT 1 WHERE (SELECT count(*) FROM reached)
 SELECT 1 WHERE EXISTS (SELECT 1 FROM xattr LEFT JOIN inode USING (ino) WHERE inode.ino IS NULL)
 OR EXISTS (SELECT 1 FROM extent LEFT JOIN inode USING (ino) WHERE inode.ino IS NULL);
 
+--! has directory positions that leave none for names to come
+SELECT 1 WHERE (SELECT max(cookie) FROM dentry) > 4611686018427387904;
+
+--! has more extended attributes than fit on tape
+SELECT 1 FROM xattr GROUP BY ino HAVING sum(length(name) + length(value)) > 524288 LIMIT 1;
+
+--! has bytes beyond the end of a file, or of what is no file
+SELECT 1 FROM extent JOIN inode USING (ino)
+WHERE mode & 61440 <> 32768 OR offset + length > size LIMIT 1;
+
 --! has extents that overlap
 SELECT 1 FROM (
     SELECT ino, offset, lag(ino) OVER held AS before_ino,

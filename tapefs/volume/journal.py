@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any, Final
 
-from tapefs.entries import Entry, ExtentEntry, InodeEntry, LinkEntry, UnlinkEntry
+from tapefs.entries import INO_MAX, Entry, ExtentEntry, InodeEntry, LinkEntry, UnlinkEntry
 from tapefs.errors import DamagedTape
 from tapefs.volume.pax import FORMAT_VERSION, XATTRS_BYTES_MAX
 from tapefs.volume.sealed_json import (
@@ -227,7 +227,7 @@ def _file_name(value: object) -> bytes:
 
 
 def _ino(value: object) -> int:
-    ino = whole_number(value)
+    ino = whole_number(value, INO_MAX)
     if ino == 0:
         raise MalformedJson("an inode number is 0")
     return ino

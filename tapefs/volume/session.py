@@ -181,8 +181,8 @@ async def close_torn(drive: TapeDrive, end: EndOfTape) -> None:
 async def read_tail(drive: TapeDrive, address: TapeAddress, record_bytes: int) -> Tail:
     """The tail in the record at `address`. Raises NoTail, CorruptTail."""
     buffer: array[int] = array("B", bytes(record_bytes))
-    await drive.locate(address)
     try:
+        await drive.locate(address)
         length = await drive.read_block(buffer)
     except (FilemarkDetected, EndOfData, IncorrectLength, MediumFailed) as exc:
         raise NoTail("the end of a tape file cannot be read") from exc
@@ -210,7 +210,10 @@ async def fetch_span(
         raise DamagedTape(f"the tail of tape file {tail.sequence} points beyond its end")
     first = max(0, span.position - _HEADER_BYTES_MAX) // record_bytes
     address = TapeAddress(tail.first_block + first, tail.sequence, first)
-    await drive.locate(address)
+    try:
+        await drive.locate(address)
+    except (FilemarkDetected, EndOfData) as exc:
+        raise DamagedTape(f"the index of tape file {tail.sequence} is missing") from exc
     buffer: array[int] = array("B", bytes(record_bytes))
     view = memoryview(buffer)
     sha256 = hashlib.sha256()
