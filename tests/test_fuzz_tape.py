@@ -36,7 +36,7 @@ from volume_rig import Rig, User
 from tapefs.catalog import TapeView, VolumeSettings, remove_database
 from tapefs.config import Config
 from tapefs.entries import ROOT_INO, ExtentEntry, LinkEntry, TapeFileKind
-from tapefs.errors import DamagedTape, Fault, TapefsError, WrongTape, leaves_of
+from tapefs.errors import DamagedTape, DataMismatch, Fault, TapefsError, WrongTape, leaves_of
 from tapefs.volume.acl import acl_from_text, acl_to_text
 from tapefs.volume.journal import (
     JournalDecoder,
@@ -251,6 +251,26 @@ def test_an_extent_lies_within_its_tape_file(place: Path) -> None:
         view.apply(segment(1), [*BASE, ExtentEntry(4, 10, 10, end - 9, bytes(32))])
     assert view.apply(segment(1), [*BASE, ExtentEntry(4, 10, 10, end - 10, bytes(32))])
     view.close()
+
+
+async def test_an_extent_beyond_its_tape_file_ends_a_read(
+    place: Path, assert_logs: Callable[[str], object]
+) -> None:
+    """As in a catalog that was made before such extents were refused, or was damaged."""
+    rig = Rig(place, config=Config(settle_s=0, idle_s=3600, commit_s=1))
+    await rig.format()
+    async with rig.mounted() as user:
+        await user.write("file", b"x" * 1000)
+    for path in (*rig.state.rglob("live.sqlite"), *rig.state.rglob("tape.sqlite")):
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("UPDATE extent SET position = 5 * 65536")
+            connection.commit()
+    assert_logs("recall.failed")
+    assert_logs("data.mismatch path=file")
+    async with rig.mounted(read_only=True) as user:
+        user.evict_everything()
+        with pytest.raises(DataMismatch, match="tape file 1 has no record 5"):
+            await user.read("file")
 
 
 @pytest.fixture

@@ -236,6 +236,10 @@ class RecallService:
         sequence, record = tape_file.sequence, first
         if (sequence, first) not in self._wanted:
             return
+        if first >= tape_file.record_count:
+            reason = f"tape file {sequence} has no record {first}; run 'tapefs rebuild'"
+            self._fail((sequence, first), DataMismatch(reason))
+            return
         self._runs += 1
         telemetry.event(telemetry.RECALL_STARTED, logging.DEBUG, tape_file=sequence, record=first)
         self._run_at = (sequence, first)
