@@ -14,6 +14,10 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 HERE = Path(__file__).parent
 HOME = HERE.parent.parent
@@ -44,7 +48,8 @@ mkdir -p /root/exchange
 mount -t 9p -o $options exchange /root/exchange
 for each in proc sys dev; do mount -o move /$each /root/$each; done
 mount -t tmpfs tmpfs /root/run
-mount -t tmpfs tmpfs /root/tmp
+mkdir -p /root/job
+mount -t tmpfs tmpfs /root/job
 ip link set lo up
 ip link set eth0 up
 ip address add 10.0.2.15/24 dev eth0
@@ -59,12 +64,12 @@ mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
 ln -sfn /proc/self/fd /dev/fd
 echo "guest: up after $(cut -d' ' -f1 /proc/uptime) s"
-cd /tmp
+cd /job
 bash -eux /exchange/job </dev/null
 echo "guest: the job ended with $?, up for $(cut -d' ' -f1 /proc/uptime) s"
 sync
 echo o >/proc/sysrq-trigger
-sleep 60
+while :; do :; done
 """
 
 
@@ -97,10 +102,13 @@ def kernel_release() -> str | None:
     return max(releases, key=lambda name: [int(n) for n in re.findall(r"\d+", name)], default=None)
 
 
-def run_job(script: str, exchange: Path, *, deadline_s: float = 300) -> Outcome:
+def run_job(
+    script: str, exchange: Path, *, devices: Sequence[str] = (), deadline_s: float = 300
+) -> Outcome:
     """Boot, run `script` under bash -eux, power off. Nothing is left running.
 
-    `exchange` is a directory of the test's own that guest and test share.
+    `exchange` is a directory of the test's own that guest and test share; `devices` are more
+    arguments for QEMU. A guest that is not done after `deadline_s` is switched off.
     """
     release = kernel_release()
     assert release is not None, "no kernel"
@@ -122,6 +130,7 @@ def run_job(script: str, exchange: Path, *, deadline_s: float = 300) -> Outcome:
     for tag, path, more in shares:
         share = f"local,path={path},mount_tag={tag},security_model=none,multidevs=remap{more}"
         command += ["-virtfs", share]
+    command += devices
     with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
         try:
             process.wait(deadline_s)

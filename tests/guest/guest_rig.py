@@ -12,16 +12,20 @@ from guest_machine import HERE, HOST_ADDRESS, Outcome, run_job
 from tapefs.emulator.medium import VirtualCartridge
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-# Until the SCSI layer has asked the drive everything; usb-storage alone waits a second.
+# The start of every job; see guest_functions.sh.
+FUNCTIONS = f"""
+. {HERE}/guest_functions.sh
+T=/dev/nst0
+cd $EXCHANGE
+"""
+
 ATTACH = """
 modprobe -a vhci-hcd usb-storage st sg
 python3 {here}/guest_attach.py {host} {port}
-appears() {{ timeout 60 sh -c "until [ -c $1 ]; do sleep 0.1; done"; }}
-appears /dev/nst0
-T=/dev/nst0
-cd $EXCHANGE
+appears $T
 """
 
 
@@ -39,8 +43,19 @@ class Served:
         assert "reset high-speed USB device" not in self.outcome.console
 
 
-def with_drive(cartridge: Path, script: str, exchange: Path, *, deadline_s: float = 300) -> Served:
-    """Attach a drive with this cartridge in a new guest, then run `script` there."""
+def with_drive(
+    cartridge: Path,
+    script: str,
+    exchange: Path,
+    *,
+    before: str = "",
+    devices: Sequence[str] = (),
+    deadline_s: float = 300,
+) -> Served:
+    """Attach a drive with this cartridge in a new guest, then run `script` there.
+
+    `before` runs before that; `devices` are more arguments for QEMU.
+    """
     words = ["cartridge", "serve", str(cartridge), "--once", "--listen", "127.0.0.1:0"]
     errors = exchange / "server"
     with (
@@ -53,8 +68,9 @@ def with_drive(cartridge: Path, script: str, exchange: Path, *, deadline_s: floa
             assert server.stdout is not None
             hint = next(line for line in server.stdout if line.startswith(b"attach it"))
             port = int(hint.split(b"--tcp-port ")[1].split()[0])
-            job = ATTACH.format(here=HERE, host=HOST_ADDRESS, port=port) + script
-            outcome = run_job(job + "\ndmesg", exchange, deadline_s=deadline_s)
+            attach = ATTACH.format(here=HERE, host=HOST_ADDRESS, port=port)
+            job = FUNCTIONS + before + attach + script + "\ndmesg"
+            outcome = run_job(job, exchange, devices=devices, deadline_s=deadline_s)
             if "attached by" not in errors.read_text():
                 server.terminate()
             assert server.wait(60) == 0, errors.read_text()

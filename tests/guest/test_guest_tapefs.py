@@ -27,25 +27,10 @@ def what_a_guest_needs() -> None:
 
 TAPEFS = r"""
 modprobe fuse
-export TAPEFS_STATE_DIR=/tmp/state TAPEFS_RUNTIME_DIR=/tmp/sockets
-M=/tmp/mnt S=/tmp/source
+export TAPEFS_STATE_DIR=/job/state TAPEFS_RUNTIME_DIR=/job/sockets
+M=/job/mnt S=/job/source
 mkdir $M $S
-
-# What archives like to get wrong, and some bulk.
-mkdir -p $S/d/e "$S/empty directory"
-cp data $S/d/data
-for n in $(seq 50); do head -c $((n * 997)) data >"$S/d/e/file $n"; done
-echo one >"$S/one name" && ln "$S/one name" "$S/another name" && ln -s "one name" $S/link
-mkfifo $S/fifo
-echo grün >"$S/grün ☃"
-truncate -s 3M $S/hole
-echo secret >$S/secret && chmod 4600 $S/secret && chown 1234:5678 $S/secret
-touch -d '2001-02-03 04:05:06.789012345' "$S/one name"
-
-same() { # compare two trees, each seen from the other
-    [ -z "$(rsync -aHAXc --delete --dry-run --itemize-changes "$1/" "$2/" | tee /dev/stderr)" ]
-    [ -z "$(rsync -aHAXc --delete --dry-run --itemize-changes "$2/" "$1/" | tee /dev/stderr)" ]
-}
+odd_files $S
 
 tapefs drives >drives
 cat drives
@@ -66,24 +51,9 @@ same $S $M/source
 tapefs umount $M
 appears $T
 
-# And for anybody else, as README.md says.
-mkdir /tmp/restored
-cd /tmp/restored
-mt -f $T setblk 0
-mt -f $T rewind
-tar -xvf $T | grep '^tapefs-label.json$'
-rm README.txt tapefs-label.json
-mt -f $T rewind
-mt -f $T fsf 1
-tar -b 1024 --xattrs '--xattrs-include=*' --acls --delay-directory-restore -xpf $T
-sha256sum --check .tapefs/segments/00000001.sha256 >sums
-[ "$(grep -c ': OK$' sums)" -gt 50 ]
-rm sums
-mt -f $T fsf 1
-tar -b 1024 -tf $T | grep '^.tapefs/catalog-.*sqlite.zst$'
-rm -r .tapefs
-cd /
-same $S /tmp/restored/source
+# And for anybody else.
+restore_with_tar /job/restored
+same $S /job/restored/source
 """
 
 
