@@ -71,7 +71,7 @@ def announced(process: subprocess.Popen[str]) -> dict[str, Any]:
     return document
 
 
-async def write_record(port: int) -> None:
+async def write_record(port: int, answered_tag: int = 2) -> None:
     """Attach, write one record into the drive's buffer, and detach."""
     with trio.fail_after(60):
         host = UsbipHost(await trio.open_tcp_stream("127.0.0.1", port))
@@ -84,7 +84,7 @@ async def write_record(port: int) -> None:
         write = command_block(2, Write6(len(RECORD)).pack(), len(RECORD))
         await host.transfer(OUT_ENDPOINT, write)
         await host.transfer(OUT_ENDPOINT, RECORD)
-        assert (await host.transfer(IN_ENDPOINT, 13)).data == status_block(2)
+        assert (await host.transfer(IN_ENDPOINT, 13)).data == status_block(answered_tag)
         await host.aclose()
 
 
@@ -131,6 +131,17 @@ async def test_once(cartridge: Path) -> None:
         " attached by",
         " detached by",
     ]
+    assert only_record(cartridge) == RECORD
+
+
+async def test_a_drive_that_fails_as_planned(cartridge: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "plan"
+    plan.write_text("status wrong_tag command=WRITE(6)\n")
+    name = f"virtual:{cartridge}?faults={plan}"
+    with served(name, "--listen", "127.0.0.1:0", "--once", "--json") as process:
+        await write_record(announced(process)["port"], answered_tag=2 ^ 0xFFFF)
+        process.communicate(timeout=60)
+    assert process.returncode == 0
     assert only_record(cartridge) == RECORD
 
 

@@ -81,7 +81,8 @@ def add_parsers(commands: shared.Commands) -> None:
         description="Export a virtual drive with this cartridge in it over USB/IP. After 'modprobe "
         "vhci-hcd; usbip attach -r HOST -b 1-1' on a Linux machine its kernel has a USB tape "
         "drive, /dev/nst0; tapefs can mount it there, too. Runs until Ctrl-C. USB/IP has no "
-        "passwords: whoever can connect to ADDRESS has the drive.",
+        "passwords: whoever can connect to ADDRESS has the drive. 'virtual:FILE.tap?faults=PLAN' "
+        "in place of the file makes it a drive that fails.",
         example="tapefs cartridge serve first.tap --listen 127.0.0.1:3240",
     )
     serve.add_argument("file", metavar="FILE.tap")
@@ -154,10 +155,14 @@ def run_serve(arguments: argparse.Namespace, terminal: Terminal) -> int:
     import trio  # noqa: PLC0415
 
     from tapefs.cli.drive_server import serve  # noqa: PLC0415
+    from tapefs.emulator.name import VirtualDriveName  # noqa: PLC0415
 
-    path = Path(arguments.file.removeprefix("virtual:"))
-    terminal.if_interrupted = f"interrupted; everything that was written is in {path}"
-    trio.run(partial(serve, path, address, terminal, once=arguments.once))
+    if VirtualDriveName.matches(arguments.file):
+        name = VirtualDriveName.parse(arguments.file)
+    else:
+        name = VirtualDriveName(Path(arguments.file))
+    terminal.if_interrupted = f"interrupted; everything that was written is in {name.path}"
+    trio.run(partial(serve, name, address, terminal, once=arguments.once))
     return 0
 
 

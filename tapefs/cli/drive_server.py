@@ -9,7 +9,7 @@ import trio
 
 from tapefs.cli.terminal import Table, named_rows
 from tapefs.emulator.descriptors import UsbIdentity
-from tapefs.emulator.medium import VirtualCartridge
+from tapefs.emulator.name import VirtualDriveName, open_cartridge
 from tapefs.emulator.status import CheckConditionStatus
 from tapefs.emulator.target import Target
 from tapefs.emulator.usbip import UsbipServer
@@ -25,30 +25,38 @@ if TYPE_CHECKING:
 _SHOW_EVERY_S: Final = 0.5
 
 
-async def serve(path: Path, address: tuple[str, int], terminal: Terminal, *, once: bool) -> None:
-    """Serve the cartridge `path` at `address` until SIGTERM, Ctrl-C, or with `once` the first
-    host has left. What the drive buffers is on the cartridge when this ends, however it ends.
+async def serve(
+    name: VirtualDriveName, address: tuple[str, int], terminal: Terminal, *, once: bool
+) -> None:
+    """Serve the cartridge that `name` means at `address`, with its faults, until SIGTERM, Ctrl-C,
+    or with `once` the first host has left. What the drive buffers is on the cartridge when this
+    ends, however it ends.
 
     Raises UsageError when nobody can listen there, MediumFailed when the buffer cannot be written,
-    and what `VirtualCartridge.open` raises.
+    and what `open_cartridge` raises.
     """
     # Also while the buffer is written: a signal that comes late must not cost what is in it.
     with (
         trio.open_signal_receiver(signal.SIGTERM) as signals,
-        VirtualCartridge.open(path) as cartridge,
+        open_cartridge(name, create=False) as cartridge,
     ):
         target = Target(cartridge)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_end_at_signal, signals, nursery.cancel_scope)
-                await _serve(target, path, address, terminal, once=once)
+                await _serve(target, name, address, terminal, once=once)
                 nursery.cancel_scope.cancel()
         finally:
-            _switch_off(target, path)
+            _switch_off(target, name.path)
 
 
 async def _serve(
-    target: Target, path: Path, address: tuple[str, int], terminal: Terminal, *, once: bool
+    target: Target,
+    name: VirtualDriveName,
+    address: tuple[str, int],
+    terminal: Terminal,
+    *,
+    once: bool,
 ) -> None:
     personality = target.personality
     with terminal.progress() as report:
@@ -58,8 +66,10 @@ async def _serve(
             subclass=personality.usb_subclass,
             report=lambda sentence: report({"message": sentence}),
         )
+        if name.faults is not None:
+            name.faults.apply(target, server.device)
         listeners = await _listeners(*address)
-        _announce(terminal, listeners, target, path)
+        _announce(terminal, listeners, target, name.path)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_show_progress, server, report)
             await server.serve(listeners, once=once)
