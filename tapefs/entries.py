@@ -141,9 +141,11 @@ class TapeFile:
     """One tape file: what stands between two filemarks.
 
     `sequence` is its number on tape (the label is 0). Block addresses count records and filemarks
-    from the beginning of the partition, as READ POSITION does. `crcs` holds the CRC-32C of each
-    record, four bytes big-endian each; of a torn tape file there are none, unless its whole members
-    were salvaged. `written_ns` of a torn one is 0: nobody could say.
+    from the beginning of the partition, as READ POSITION does. `record_count` of a torn one counts
+    its blocks, which need not be whole records where a record is several (`tapefs.geometry`).
+    `crcs` holds the CRC-32C of each record, four bytes big-endian each; of a torn tape file there
+    are none, unless its whole members were salvaged. `written_ns` of a torn one is 0: nobody could
+    say.
     """
 
     sequence: int
@@ -157,8 +159,3 @@ class TapeFile:
     def salvaged(self) -> bool:
         """Whether this is a torn tape file whose whole members count."""
         return self.kind is TapeFileKind.TORN and bool(self.crcs)
-
-    @property
-    def next_block(self) -> int:
-        """Address of the block after this file's filemark: where the next tape file starts."""
-        return self.first_block + self.record_count + 1

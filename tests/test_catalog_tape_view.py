@@ -43,7 +43,7 @@ def test_a_new_view_holds_the_label_and_the_root(view: TapeView) -> None:
     )
     assert view.last_tape_file() is None
     assert view.last_checkpoint() is None
-    assert view.expected_end_block() == 2
+    assert view.expected_end().block == 2
     assert view.next_ino == 2
 
 
@@ -181,7 +181,7 @@ def test_a_gap_is_refused(view: TapeView, tape_file: TapeFile) -> None:
     view.apply(segment(1), [])
     with pytest.raises(WrongTape, match="expects tape file 2 at block 1003"):
         view.apply(tape_file, [])
-    assert view.expected_end_block() == 1003
+    assert view.expected_end().block == 1003
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ def test_tape_files_and_their_record_crcs(view: TapeView) -> None:
     assert view.checkpoint_count() == 1
     assert view.tape_file(3) == files[2]
     assert view.tape_file(5) is None
-    assert view.expected_end_block() == 12
+    assert view.expected_end().block == 12
     asked = [(1, 0), (1, 1), (1, 2), (4, 0), (4, 1), (1, 1), (5, 0)]
     assert [view.record_crc(*where) for where in asked] == [
         1,

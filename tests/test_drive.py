@@ -26,7 +26,7 @@ from tapefs.drive import (
 from tapefs.errors import DriveFailed, NotReady
 from tapefs.scsi import cdb as c
 from tapefs.scsi.completion import Completion
-from tapefs.scsi.data import StandardInquiry
+from tapefs.scsi.data import BlockDescriptor, ModeParameters, StandardInquiry
 from tapefs.scsi.sense import (
     HardwareError,
     MediumError,
@@ -121,9 +121,16 @@ async def test_a_disk_and_an_onstream_are_refused(rigs: Rigs) -> None:
     assert not rig.wire.sent(c.TestUnitReady)
 
 
-async def test_a_drive_with_fixed_blocks_only_is_refused(rigs: Rigs) -> None:
-    with pytest.raises(UnsupportedDrive, match="512 bytes only"):
-        await TapeDrive.open(rigs("travan20").wire)
+async def test_a_drive_with_fixed_blocks_only_is_used_with_these(rigs: Rigs) -> None:
+    rig = rigs("travan20")
+    drive = await TapeDrive.open(rig.wire)
+    assert drive.block_bytes == 512
+    with pytest.raises(UnsupportedDrive, match="of variable length"):
+        await drive.select_block_bytes(0)
+    other = ModeParameters(buffered_mode=1, descriptor=BlockDescriptor(0, 0, 1024)).pack()
+    rig.wire.answer(c.ModeSense6, *[Completion(True, memoryview(other))] * 2)
+    with pytest.raises(UnsupportedDrive, match="blocks of 512 bytes"):
+        await TapeDrive.open(rig.wire)
 
 
 async def test_a_drive_that_keeps_fixed_blocks_is_refused(rigs: Rigs) -> None:

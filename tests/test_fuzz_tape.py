@@ -37,6 +37,7 @@ from tapefs.catalog import TapeView, VolumeSettings, remove_database
 from tapefs.config import Config
 from tapefs.entries import ROOT_INO, ExtentEntry, LinkEntry, TapeFileKind
 from tapefs.errors import DamagedTape, DataMismatch, Fault, TapefsError, WrongTape, leaves_of
+from tapefs.geometry import Geometry
 from tapefs.volume.acl import acl_from_text, acl_to_text
 from tapefs.volume.journal import (
     JournalDecoder,
@@ -224,7 +225,9 @@ async def test_a_tail_cannot_point_beyond_its_tape_file(place: Path) -> None:
     for position, length in ((RECORD_BYTES, 1), (0, RECORD_BYTES + 1), (INT64_MAX, INT64_MAX)):
         span = MemberSpan(position, length, bytes(32))
         with pytest.raises(DamagedTape, match="tape file 5 points beyond its end"):
-            await fetch_span(no_drive, tail, span, RECORD_BYTES, place / "x", lambda *_: None)
+            await fetch_span(
+                no_drive, tail, span, Geometry(RECORD_BYTES), place / "x", lambda *_: None
+            )
 
 
 # -- journals, applied

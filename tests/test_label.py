@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapefs.errors import DamagedTape, ForeignTape
+from tapefs.geometry import LABEL_BYTES
 from tapefs.volume.label import (
-    LABEL_BYTES,
     Label,
     UnsupportedFormat,
     decode_label,

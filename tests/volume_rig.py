@@ -22,6 +22,7 @@ from tapefs.archive.tree import Tree
 from tapefs.config import Config
 from tapefs.drive import TapeDrive
 from tapefs.emulator.medium import VirtualCartridge
+from tapefs.emulator.personality import personality_named
 from tapefs.emulator.target import Target
 from tapefs.emulator.transport import TargetTransport
 from tapefs.entries import ROOT_INO, Inode
@@ -176,7 +177,9 @@ class Rig:
         self.personality = personality
         self.capacity_bytes = capacity_bytes
         self.config = config or Config(settle_s=0.0, idle_s=3600.0, commit_s=0.01)
-        self.label = Label(uuid.uuid4(), "RIG", RECORD_BYTES, time.time_ns())
+        kind = personality_named(personality)
+        block_bytes = kind.block_bytes_max if kind.fixed_only else 0
+        self.label = Label(uuid.uuid4(), "RIG", RECORD_BYTES, time.time_ns(), block_bytes)
         # How commands get to the drive.
         self.wire: Callable[[Target], TargetTransport] = TargetTransport
 

@@ -382,7 +382,7 @@ class Archiver:
             return read_entries(builder.journal_path, place.volume_uuid, place.sequence)
 
         try:
-            await writer.append(burst.records(builder), place.first_block)
+            await writer.append(burst.records(builder), place.start)
             self._state = "indexing"
             tape_file = builder.tape_file()
             await writer.learn(tape_file, entries())

@@ -16,7 +16,6 @@ import xxhash
 from tapefs.archive.record_reader import Outcome, RecordRead, Wanted
 from tapefs.archive.tape_file_check import DamageList
 from tapefs.archive.verify_reading import DAMAGE_OF
-from tapefs.drive import TapeAddress
 from tapefs.entries import Damage, DamageKind, Extent
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from tapefs.entries import TapeFile
+    from tapefs.geometry import Geometry
 
 # An extent, whether its hashes are known, and the hashes.
 _ROW: Final = struct.Struct(">5q??32s16s")
@@ -69,10 +69,11 @@ class ContentPlan:
     def __init__(
         self,
         rows: BinaryIO,
-        record_bytes: int,
+        geometry: Geometry,
         tape_file_of: Callable[[int], TapeFile | None],
     ) -> None:
-        self._record_bytes = record_bytes
+        self._geometry = geometry
+        self._record_bytes = geometry.record_bytes
         self._tape_file_of = tape_file_of
         self._tape_file: TapeFile | None = None
         # What is read next, and what is judged next: the drive is one record ahead.
@@ -96,11 +97,11 @@ class ContentPlan:
 
     def note(self, wanted: Wanted, read: RecordRead) -> None:
         """See `Plan`."""
-        self._next = (wanted.address.file, wanted.address.block_in_file + 1)
+        self._next = (wanted.address.file, wanted.record + 1)
 
     def take(self, wanted: Wanted, read: RecordRead, data: memoryview) -> None:
         """See `Plan`."""
-        sequence, record = wanted.address.file, wanted.address.block_in_file
+        sequence, record = wanted.address.file, wanted.record
         good = read.outcome is Outcome.GOOD
         base = record * self._record_bytes
         if not good:
@@ -153,5 +154,5 @@ class ContentPlan:
         tape_file = self._tape_file
         assert tape_file is not None, "an extent stands in a tape file that is known"
         crc = tape_file.crcs[4 * record : 4 * record + 4]
-        address = TapeAddress(tape_file.first_block + record, sequence, record)
-        return Wanted(address, int.from_bytes(crc, "big") if crc else None)
+        address = self._geometry.record_address(sequence, tape_file.first_block, record)
+        return Wanted(record, address, int.from_bytes(crc, "big") if crc else None)

@@ -9,6 +9,7 @@ from tapefs.catalog import NoSuchInode
 if TYPE_CHECKING:
     from tapefs.catalog import Snapshot, TapeView
     from tapefs.entries import Damage, TapeFile
+    from tapefs.geometry import Geometry
 
 # What one report lists; how much there is in all is always said.
 PLACES_LISTED_MAX: Final = 1000
@@ -19,8 +20,8 @@ _RANGES_LISTED_MAX: Final = 100
 class DamageReport:
     """Collects damages in tape order, then names the files they are in."""
 
-    def __init__(self, record_bytes: int) -> None:
-        self._record_bytes = record_bytes
+    def __init__(self, geometry: Geometry) -> None:
+        self._geometry = geometry
         self._damages: dict[int, list[Damage]] = {}
         self._count = 0
         self._places: list[dict[str, Any]] = []
@@ -33,17 +34,18 @@ class DamageReport:
         self._damages.setdefault(damage.sequence, []).append(damage)
         if len(self._places) >= PLACES_LISTED_MAX:
             return
-        size = self._record_bytes
+        size = self._geometry.record_bytes
         first = damage.position // size
         last = max(first, (damage.position + damage.length - 1) // size)
-        first_block = tape_file.first_block if tape_file else 0
+        start = tape_file.first_block if tape_file else 0
+        first_block = self._geometry.record_address(damage.sequence, start, first).block
         self._places.append(
             {
                 "tape_file": damage.sequence,
                 "kind": damage.kind.value,
                 "first_record": first,
                 "last_record": last,
-                "first_block": first_block + first if tape_file or not damage.sequence else None,
+                "first_block": first_block if tape_file or not damage.sequence else None,
                 "position": damage.position,
                 "length_bytes": damage.length,
                 "detail": damage.detail,

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 from tapefs.archive.catalogs import LIVE_NAME, VIEW_NAME, fresh_live, make_directory, open_view
 from tapefs.archive.recovery import load_checkpoint
 from tapefs.catalog import remove_database
-from tapefs.drive import TapeAddress
 from tapefs.entries import TapeFileKind
 from tapefs.errors import DamagedTape, MediumFailed, UsageError
 from tapefs.volume.session import read_tail
@@ -45,7 +44,7 @@ def generations(view: TapeView) -> Iterator[Generation]:
     number = new_records = 0
     for tape_file in view.tape_files():
         if tape_file.kind is not TapeFileKind.CHECKPOINT:
-            new_records += tape_file.record_count
+            new_records += view.settings.geometry.record_count(tape_file)
             continue
         number += 1
         new_bytes = new_records * view.settings.record_bytes
@@ -83,8 +82,9 @@ async def open_generation(
         remove_database(target / name)
     try:
         last = checkpoint.record_count - 1
-        address = TapeAddress(checkpoint.first_block + last, checkpoint.sequence, last)
-        tail = await read_tail(drive, address, label.record_bytes)
+        geometry = label.geometry
+        address = geometry.record_address(checkpoint.sequence, checkpoint.first_block, last)
+        tail = await read_tail(drive, address, geometry)
         work = make_directory(directory / "work")
         view = await load_checkpoint(drive, tail, label, target / VIEW_NAME, work, report)
     except (DamagedTape, MediumFailed) as exc:

@@ -168,7 +168,7 @@ async def open_volume(
         opened.callback(reading.close)
         scheduler = _lane(drive, view, config, writable=writable)
         spool = _open_spool(directory, config, catalog, view)
-        recall = RecallService(scheduler, reading, label.record_bytes, config)
+        recall = RecallService(scheduler, reading, label.geometry, config)
         contents = Contents(catalog, spool, recall, account, config, clock_ns)
         contents.admission.read_only_reason = read_only_reason
         work = make_directory(directory / "work")
@@ -252,7 +252,7 @@ def _lane(drive: TapeDrive, view: TapeView, config: Config, *, writable: bool) -
     scheduler = Scheduler(drive, recalls_before_archive=config.recalls_before_archive)
     if writable:
         # Recovery left the head at the proven end of data.
-        scheduler.head_block = view.expected_end_block()
+        scheduler.head_block = view.expected_end().block
     return scheduler
 
 
@@ -270,5 +270,6 @@ async def _account(
     drive: TapeDrive, label: Label, view: TapeView, config: Config
 ) -> CapacityAccount:
     account = CapacityAccount(None, 0, label.record_bytes, inode_count=view.next_ino)
-    await measure_room(drive, account, config, view.expected_end_block())
+    end_bytes = label.geometry.bytes_before(view.expected_end().block)
+    await measure_room(drive, account, config, end_bytes)
     return account

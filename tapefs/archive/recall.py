@@ -22,7 +22,6 @@ import trio
 
 from tapefs import telemetry
 from tapefs.archive.policy import JobKind
-from tapefs.drive import TapeAddress
 from tapefs.errors import DataMismatch, DriveBusy, NotReady, TapefsError
 from tapefs.scsi.sense import EndOfData, FilemarkDetected, IncorrectLength
 
@@ -30,8 +29,9 @@ if TYPE_CHECKING:
     from tapefs.archive.scheduler import Scheduler
     from tapefs.catalog import TapeView
     from tapefs.config import Config
-    from tapefs.drive import TapeDrive
+    from tapefs.drive import TapeAddress, TapeDrive
     from tapefs.entries import Extent, TapeFile
+    from tapefs.geometry import Geometry
 
 # How long a run waits at its end for the next request of a sequential reader.
 _LINGER_S: Final = 0.02
@@ -90,10 +90,12 @@ class RecallService:
     """Serves reads from tape. `run` must be running; `read` may be called by any task."""
 
     def __init__(
-        self, scheduler: Scheduler, view: TapeView, record_bytes: int, config: Config
+        self, scheduler: Scheduler, view: TapeView, geometry: Geometry, config: Config
     ) -> None:
+        record_bytes = geometry.record_bytes
         self._scheduler = scheduler
         self._view = view
+        self._geometry = geometry
         self._record_bytes = record_bytes
         self._config = config
         self._ahead = max(1, config.read_ahead_bytes // record_bytes)
@@ -220,7 +222,7 @@ class RecallService:
             await self._scheduler.submit(
                 JobKind.RECALL,
                 lambda drive: self._serve(drive, tape_file, key[1]),
-                block=tape_file.first_block + key[1],
+                block=self._address(tape_file, key[1]).block,
             )
         except TapefsError as error:  # the lane itself is closed
             self._fail(key, error)
@@ -244,7 +246,7 @@ class RecallService:
         telemetry.event(telemetry.RECALL_STARTED, logging.DEBUG, tape_file=sequence, record=first)
         self._run_at = (sequence, first)
         try:
-            while record < tape_file.record_count and await self._wants_more(
+            while record < self._geometry.record_count(tape_file) and await self._wants_more(
                 sequence, first, record
             ):
                 if (sequence, record) not in self._cache:
@@ -311,18 +313,18 @@ class RecallService:
         self._wake(key)
 
     async def _read_checked(self, drive: TapeDrive, tape_file: TapeFile, record: int) -> memoryview:
-        block = tape_file.first_block + record
+        address = self._address(tape_file, record)
         buffer: array[int] = array("B", bytes(self._record_bytes))
         for last_try in (False, True):
             at_block, self._scheduler.head_block = self._scheduler.head_block, None
             try:
-                if at_block != block:
-                    await drive.locate(TapeAddress(block, tape_file.sequence, record))
+                if at_block != address.block:
+                    await drive.locate(address)
                 length = await drive.read_block(buffer)
             except (FilemarkDetected, EndOfData, IncorrectLength):
                 length = 0  # something stands there, but not this record
             else:
-                self._scheduler.head_block = block + 1
+                self._scheduler.head_block = address.block + self._geometry.blocks_per_record
             expected = int.from_bytes(tape_file.crcs[4 * record : 4 * record + 4], "big")
             data = memoryview(buffer)
             if length == self._record_bytes and crc32c.crc32c(data) == expected:
@@ -358,6 +360,9 @@ class RecallService:
         event = self._wanted.pop(key, None)
         if event is not None:
             event.set()
+
+    def _address(self, tape_file: TapeFile, record: int) -> TapeAddress:
+        return self._geometry.record_address(tape_file.sequence, tape_file.first_block, record)
 
     def _tape_file(self, sequence: int) -> TapeFile:
         tape_file: Any = self._tape_files.get(sequence)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from tapefs.archive.scheduler import Scheduler
     from tapefs.drive import TapeAddress, TapeDrive
+    from tapefs.geometry import Geometry
 
 _ATTEMPTS: Final = 2
 
@@ -35,27 +36,31 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A record to be read, and its CRC-32C if it is known."""
+    """Record number `record` of a tape file, where it starts, and its CRC-32C if it is known."""
 
+    record: int
     address: TapeAddress
     crc: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class RecordRead:
-    """How reading a record went; `reason` is for people. `filemark`: a filemark stood there."""
+    """How reading a record went; `reason` is for people.
+
+    `filemark_block` is where the filemark stands that ended the tape file there.
+    """
 
     outcome: Outcome
     reason: str = ""
-    filemark: bool = False
+    filemark_block: int | None = None
 
 
 class RecordReader:
     """Reads records inside a job of the lane. `reread_count`: right only at the second attempt."""
 
-    def __init__(self, scheduler: Scheduler, record_bytes: int) -> None:
+    def __init__(self, scheduler: Scheduler, geometry: Geometry) -> None:
         self._scheduler = scheduler
-        self._record_bytes = record_bytes
+        self._geometry = geometry
         self.reread_count = 0
 
     async def read(self, drive: TapeDrive, wanted: Wanted, into: array[int]) -> RecordRead:
@@ -82,17 +87,19 @@ class RecordReader:
             scheduler.head_block = None
             length = await drive.read_block(into)
         except FilemarkDetected:
-            scheduler.head_block = block + 1
-            return RecordRead(Outcome.ENDED, "a filemark stands in its place", filemark=True)
+            # Where a record is several blocks, the mark may stand within it.
+            scheduler.head_block = behind = (await drive.position()).block
+            mark = None if behind is None else behind - 1
+            return RecordRead(Outcome.ENDED, "a filemark stands in its place", mark)
         except (EndOfData, EndOfMedium):
             return RecordRead(Outcome.ENDED, "the tape ends before it")
         except IncorrectLength:
-            scheduler.head_block = block + 1
+            scheduler.head_block = (await drive.position()).block
             return RecordRead(Outcome.MISMATCH, "it is longer than a record")
         except MediumFailed as exc:
             return RecordRead(Outcome.UNREADABLE, str(exc))
-        scheduler.head_block = block + 1
-        if length != self._record_bytes:
+        scheduler.head_block = block + self._geometry.blocks_per_record
+        if length != self._geometry.record_bytes:
             return RecordRead(Outcome.MISMATCH, f"it has {length} bytes")
         if wanted.crc is not None and crc32c.crc32c(memoryview(into)) != wanted.crc:
             return RecordRead(Outcome.MISMATCH, "its checksum is not the one it was written with")

@@ -18,12 +18,10 @@ import zstandard
 from tapefs import telemetry
 from tapefs.archive.roll_forward import RollForward
 from tapefs.catalog import TapeView, VolumeSettings, remove_database
-from tapefs.drive import TapeAddress
 from tapefs.entries import TapeFileKind
 from tapefs.errors import DamagedTape, MediumFailed, StateUnusable, WrongTape
-from tapefs.scsi.sense import EndOfData, FilemarkDetected, IncorrectLength
+from tapefs.scsi.sense import BeginningOfMedium, EndOfData, FilemarkDetected, IncorrectLength
 from tapefs.volume.session import (
-    FIRST_TAPE_FILE_BLOCK,
     close_torn,
     fetch_span,
     find_end,
@@ -38,6 +36,7 @@ if TYPE_CHECKING:
 
     from tapefs.drive import TapeDrive
     from tapefs.entries import TapeFile
+    from tapefs.geometry import Geometry
     from tapefs.volume.label import Label
     from tapefs.volume.session import EndOfTape
 
@@ -66,32 +65,32 @@ async def settle_end(
     the view does, its last tape file is another one, or it was written by someone who judged a
     torn tape file otherwise; DamagedTape when a journal that is needed cannot be read.
     """
-    end = await find_end(drive)
-    expected = view.expected_end_block()
+    expected = view.expected_end()
+    end = await find_end(drive, expected)
     if _ends_torn_as_known(view, end):
         if writable:
             await close_torn(drive, end)
             await go_to_end(drive, expected)
         return 0
-    if end.block < expected:
+    if end.block < expected.block:
         raise WrongTape(
             f"the tape ends at block {end.block}, but this host's catalog knows it up to block "
-            f"{expected}; it is an older copy, or was overwritten elsewhere: to read it as it is, "
-            "mount it with another --state-dir"
+            f"{expected.block}; it is an older copy, or was overwritten elsewhere: to read it as "
+            "it is, mount it with another --state-dir"
         )
     await _prove_last_tail(drive, view, end, writable=writable)
     roll = RollForward(drive, view, work, report)
     await roll.run(end.last_file_end)
-    if end.torn_records and writable:
+    if end.torn_blocks and writable:
         # It may be complete but for its filemark: whoever rebuilds from the tape will take it for
         # a segment then, so it is one here as well.
         await close_torn(drive, end)
         await roll.run(end.block)
-    elif end.torn_records:
-        roll.note_unclosed(end.torn_records)
+    elif end.torn_blocks:
+        roll.note_unclosed(end.torn_blocks)
     await roll.settle_torn(salvages=salvages)
     if writable:
-        await go_to_end(drive, view.expected_end_block())
+        await go_to_end(drive, view.expected_end())
     return roll.learned_count
 
 
@@ -100,7 +99,7 @@ def _ends_torn_as_known(view: TapeView, end: EndOfTape) -> bool:
     last = view.last_tape_file()
     if last is None or not last.salvaged:
         return False
-    return (last.first_block, last.record_count) == (end.last_file_end + 1, end.torn_records)
+    return (last.first_block, last.record_count) == (end.last_file_end + 1, end.torn_blocks)
 
 
 async def rebuild(
@@ -120,16 +119,19 @@ async def rebuild(
     remove_database(target)
     view = await _from_checkpoint(drive, label, target, work, report)
     if view is None:
-        settings = VolumeSettings(
-            label.volume_uuid, label.name, label.record_bytes, label.created_ns
-        )
-        view = TapeView.create(target, settings)
+        view = TapeView.create(target, _settings(label))
     try:
         await settle_end(drive, view, work, report, writable=writable, salvages=salvages)
     except BaseException:
         view.close()
         raise
     return view
+
+
+def _settings(label: Label) -> VolumeSettings:
+    return VolumeSettings(
+        label.volume_uuid, label.name, label.record_bytes, label.created_ns, label.block_bytes
+    )
 
 
 async def _prove_last_tail(
@@ -143,13 +145,13 @@ async def _prove_last_tail(
     last = view.last_tape_file()
     if last is None or last.kind is TapeFileKind.TORN:
         return
-    record_bytes = view.settings.record_bytes
-    nothing_follows = end.last_file_end + 1 == last.next_block
+    geometry = view.settings.geometry
+    nothing_follows = end.last_file_end + 1 == geometry.end_address(last).block
     try:
         if nothing_follows:
-            tail = await _tail_before_head(drive, record_bytes)
+            tail = await _tail_before_head(drive, geometry)
         else:
-            tail = await _tail_before_mark(drive, last, record_bytes)
+            tail = await _tail_before_mark(drive, last, geometry)
     except DamagedTape as exc:
         if nothing_follows and not writable:
             telemetry.event(
@@ -168,27 +170,28 @@ async def _prove_last_tail(
         )
 
 
-async def _tail_before_mark(drive: TapeDrive, tape_file: TapeFile, record_bytes: int) -> Tail:
+async def _tail_before_mark(drive: TapeDrive, tape_file: TapeFile, geometry: Geometry) -> Tail:
     """The tail in the last record of `tape_file`, behind which its filemark must stand."""
     last = tape_file.record_count - 1
-    address = TapeAddress(tape_file.first_block + last, tape_file.sequence, last)
-    tail = await read_tail(drive, address, record_bytes)
+    address = geometry.record_address(tape_file.sequence, tape_file.first_block, last)
+    tail = await read_tail(drive, address, geometry)
     try:
-        await drive.read_block(array("B", bytes(record_bytes)))
+        await drive.read_block(array("B", bytes(geometry.record_bytes)))
     except FilemarkDetected:
-        return tail
+        if (await drive.position()).block == geometry.end_address(tape_file).block:
+            return tail
     except (EndOfData, IncorrectLength, MediumFailed) as exc:
         raise NoTail("something else than its filemark follows") from exc
     raise NoTail("more records follow")
 
 
-async def _tail_before_head(drive: TapeDrive, record_bytes: int) -> Tail:
+async def _tail_before_head(drive: TapeDrive, geometry: Geometry) -> Tail:
     """The tail in the record just before the filemark at which the head stands."""
-    buffer: array[int] = array("B", bytes(record_bytes))
+    buffer: array[int] = array("B", bytes(geometry.record_bytes))
     try:
-        await drive.space_blocks(-1)
+        await drive.space_blocks(-geometry.blocks_per_record)
         length = await drive.read_block(buffer)
-    except (FilemarkDetected, EndOfData, IncorrectLength, MediumFailed) as exc:
+    except (BeginningOfMedium, FilemarkDetected, EndOfData, IncorrectLength, MediumFailed) as exc:
         raise NoTail("the end of the last tape file cannot be read") from exc
     return find_tail(memoryview(buffer)[:length])
 
@@ -200,12 +203,12 @@ async def _from_checkpoint(
     drive: TapeDrive, label: Label, target: Path, work: Path, report: Report
 ) -> TapeView | None:
     """The newest checkpoint that can be read, as a view; None when there is none."""
-    tail = await _last_tail(drive, label.record_bytes)
+    tail = await _last_tail(drive, label.geometry)
     if tail is not None and tail.volume_uuid != label.volume_uuid:
         raise WrongTape("the end of this tape belongs to another volume than its label")
     while tail is not None:
         if tail.kind is not TapeFileKind.CHECKPOINT:
-            tail = await _checkpoint_tail_before(drive, tail, label.record_bytes)
+            tail = await _checkpoint_tail_before(drive, tail, label.geometry)
             continue
         try:
             return await load_checkpoint(drive, tail, label, target, work, report)
@@ -217,35 +220,37 @@ async def _from_checkpoint(
                 reason=exc,
             )
             remove_database(target)
-            tail = await _checkpoint_tail_before(drive, tail, label.record_bytes)
+            tail = await _checkpoint_tail_before(drive, tail, label.geometry)
     return None
 
 
-async def _last_tail(drive: TapeDrive, record_bytes: int) -> Tail | None:
+async def _last_tail(drive: TapeDrive, geometry: Geometry) -> Tail | None:
     """The last tail that can be read; torn and damaged tape files behind it are passed over."""
     end = await find_end(drive)
     mark: int | None = end.last_file_end
-    while mark is not None and mark >= FIRST_TAPE_FILE_BLOCK:
+    while mark is not None and mark >= geometry.first_tape_file_block:
         try:
-            return await _tail_before_head(drive, record_bytes)
+            return await _tail_before_head(drive, geometry)
         except DamagedTape:
             await drive.space_filemarks(-1)
             mark = (await drive.position()).block
     return None
 
 
-async def _checkpoint_tail_before(drive: TapeDrive, tail: Tail, record_bytes: int) -> Tail | None:
+async def _checkpoint_tail_before(drive: TapeDrive, tail: Tail, geometry: Geometry) -> Tail | None:
     """The tail of the checkpoint before the tape file of `tail`."""
     if not tail.checkpoint_block:
         return None
     following = tail.since_checkpoint[0] if tail.since_checkpoint else tail
-    record_count = following.first_block - 1 - tail.checkpoint_block
-    last = tail.checkpoint_block + record_count - 1
-    if not FIRST_TAPE_FILE_BLOCK <= tail.checkpoint_block <= last < tail.first_block:
+    count = geometry.whole_records(following.first_block - 1 - tail.checkpoint_block)
+    if not count:
         return None
-    address = TapeAddress(last, following.sequence - 1, record_count - 1)
+    address = geometry.record_address(following.sequence - 1, tail.checkpoint_block, count - 1)
+    first_block = geometry.first_tape_file_block
+    if not first_block <= tail.checkpoint_block <= address.block < tail.first_block:
+        return None
     try:
-        found = await read_tail(drive, address, record_bytes)
+        found = await read_tail(drive, address, geometry)
     except DamagedTape:
         return None
     earlier = found.kind is TapeFileKind.CHECKPOINT and found.sequence < tail.sequence
@@ -273,16 +278,14 @@ async def load_checkpoint(
         )
 
     try:
-        tape_file = await fetch_span(drive, tail, tail.index, label.record_bytes, packed, progress)
+        tape_file = await fetch_span(drive, tail, tail.index, label.geometry, packed, progress)
         await trio.to_thread.run_sync(_unpack, packed, plain)
         view = await trio.to_thread.run_sync(TapeView.import_checkpoint, plain, target)
     finally:
         packed.unlink(missing_ok=True)
         plain.unlink(missing_ok=True)
     try:
-        if view.settings != VolumeSettings(
-            label.volume_uuid, label.name, label.record_bytes, label.created_ns
-        ):
+        if view.settings != _settings(label):
             raise DamagedTape("a checkpoint on this tape belongs to another volume")  # noqa: TRY301
         view.apply(tape_file, ())
     except WrongTape as exc:

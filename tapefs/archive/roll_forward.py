@@ -15,16 +15,10 @@ import trio
 
 from tapefs import telemetry
 from tapefs.archive.salvage import salvage
-from tapefs.drive import TapeAddress
 from tapefs.entries import TapeFile, TapeFileKind
 from tapefs.errors import DamagedTape, MediumFailed, WrongTape
 from tapefs.volume.journal_file import read_crcs, read_entries
-from tapefs.volume.session import (
-    FIRST_TAPE_FILE_BLOCK,
-    fetch_span,
-    read_tail,
-    torn_file,
-)
+from tapefs.volume.session import fetch_span, read_tail, torn_file
 from tapefs.volume.tail import NoTail, Tail
 
 if TYPE_CHECKING:
@@ -32,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tapefs.catalog import TapeView
-    from tapefs.drive import TapeDrive
+    from tapefs.drive import TapeAddress, TapeDrive
 
     Report = Callable[[dict[str, Any]], None]
 
@@ -46,6 +40,7 @@ class RollForward:
     def __init__(self, drive: TapeDrive, view: TapeView, work: Path, report: Report) -> None:
         self._drive = drive
         self._view = view
+        self._geometry = view.settings.geometry
         self._work = work
         self._report = report
         # Tape files without a tail behind the view's last one, in order, not judged yet.
@@ -67,16 +62,15 @@ class RollForward:
                     "event": "progress",
                     "phase": "roll forward",
                     "message": f"reading what tape file {start.file} holds",
-                    "done_bytes": start.block - FIRST_TAPE_FILE_BLOCK,
+                    "done_bytes": start.block,
                     "total_bytes": last_file_end,
                 }
             )
             await self._learn_file(start, after - 1 - start.block)
 
-    def note_unclosed(self, record_count: int) -> None:
-        """Behind the last filemark stand `record_count` records, and that is not to be changed."""
-        start = self._next_start()
-        self._unclosed = torn_file(start.file, start.block, record_count)
+    def note_unclosed(self, block_count: int) -> None:
+        """Behind the last filemark stand `block_count` blocks, and that is not to be changed."""
+        self._unclosed = torn_file(self._next_start(), block_count)
         self._torn.append(self._unclosed)
 
     async def settle_torn(self, *, salvages: bool) -> None:
@@ -89,15 +83,16 @@ class RollForward:
     def _next_start(self) -> TapeAddress:
         last = self._torn[-1] if self._torn else self._view.last_tape_file()
         if last is None:
-            return TapeAddress(FIRST_TAPE_FILE_BLOCK, 1, 0)
-        return TapeAddress(last.next_block, last.sequence + 1, 0)
+            return self._geometry.first_tape_file
+        return self._geometry.end_address(last)
 
-    async def _learn_file(self, start: TapeAddress, record_count: int) -> None:
+    async def _learn_file(self, start: TapeAddress, block_count: int) -> None:
         settings = self._view.settings
         sequence = start.file
-        tail = await self._tail(start, record_count)
+        record_count = self._geometry.whole_records(block_count)
+        tail = await self._tail(start, record_count) if record_count else None
         if tail is None:
-            self._torn.append(torn_file(sequence, start.block, record_count))
+            self._torn.append(torn_file(start, block_count))
             return
         if tail.volume_uuid != settings.volume_uuid:
             raise WrongTape(f"tape file {sequence} belongs to another volume than the tape's label")
@@ -121,10 +116,9 @@ class RollForward:
 
     async def _fetch(self, tail: Tail, index: Path) -> TapeFile:
         """Copy the journal or catalog of the tape file that ends in `tail` to `index`."""
-        record_bytes = self._view.settings.record_bytes
         try:
             return await fetch_span(
-                self._drive, tail, tail.index, record_bytes, index, lambda *_: None
+                self._drive, tail, tail.index, self._geometry, index, lambda *_: None
             )
         except (DamagedTape, MediumFailed) as exc:
             if tail.kind is not TapeFileKind.CHECKPOINT:
@@ -145,12 +139,9 @@ class RollForward:
             )
 
     async def _tail(self, start: TapeAddress, record_count: int) -> Tail | None:
-        if not record_count:
-            return None
-        last = record_count - 1
-        address = TapeAddress(start.block + last, start.file, last)
+        address = self._geometry.record_address(start.file, start.block, record_count - 1)
         try:
-            return await read_tail(self._drive, address, self._view.settings.record_bytes)
+            return await read_tail(self._drive, address, self._geometry)
         except NoTail:
             return None
         except DamagedTape as exc:
@@ -166,9 +157,11 @@ class RollForward:
         """
         torn = {file.sequence for file in tail.since_checkpoint if file.kind is TapeFileKind.TORN}
         for index, file in enumerate(self._torn):
-            if file.first_block == tail.checkpoint_block:
+            count = self._geometry.whole_records(file.record_count)
+            if file.first_block == tail.checkpoint_block and count is not None:
                 # All that it says has been read in the journals before it.
-                self._torn[index] = dataclasses.replace(file, kind=TapeFileKind.CHECKPOINT)
+                kind = TapeFileKind.CHECKPOINT
+                self._torn[index] = dataclasses.replace(file, kind=kind, record_count=count)
             elif file.sequence not in torn:
                 raise DamagedTape(
                     f"the end of tape file {file.sequence} cannot be read, nor can a checkpoint "
@@ -203,7 +196,9 @@ class RollForward:
                     continue
                 self._view.apply(torn, ())
                 telemetry.event(
-                    telemetry.TORN_FILE, sequence=torn.sequence, records=torn.record_count
+                    telemetry.TORN_FILE,
+                    sequence=torn.sequence,
+                    records=self._geometry.record_count(torn),
                 )
             self.learned_count += 1
         self._torn.clear()

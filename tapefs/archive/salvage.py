@@ -16,7 +16,6 @@ import trio
 
 from tapefs import telemetry
 from tapefs.archive.salvage_journal import SalvageJournal
-from tapefs.drive import TapeAddress
 from tapefs.entries import TapeFile
 from tapefs.errors import DamagedTape, MediumFailed
 from tapefs.scsi.sense import EndOfData, FilemarkDetected, IncorrectLength
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
     from tapefs.catalog import TapeView
     from tapefs.drive import TapeDrive
+    from tapefs.geometry import Geometry
 
     Report = Callable[[dict[str, Any]], None]
 
@@ -47,7 +47,7 @@ async def salvage(
     scan = TornScan(uuid, sequence)
     try:
         with SalvageJournal(view, sequence, path) as journal:
-            await _read(drive, torn, view.settings.record_bytes, scan, journal, report)
+            await _read(drive, torn, view.settings.geometry, scan, journal, report)
             journal.finish(scan.underway)
         if scan.fault:
             _refuse(sequence, scan.fault)
@@ -66,7 +66,7 @@ async def salvage(
     telemetry.event(
         telemetry.TORN_FILE_SALVAGED,
         sequence=sequence,
-        records=torn.record_count,
+        records=view.settings.geometry.record_count(torn),
         members=journal.taken_count,
         refused=journal.refused_count,
     )
@@ -76,16 +76,17 @@ async def salvage(
 async def _read(
     drive: TapeDrive,
     torn: TapeFile,
-    record_bytes: int,
+    geometry: Geometry,
     scan: TornScan,
     journal: SalvageJournal,
     report: Report,
 ) -> None:
     """Read `torn` up to where nothing can follow, is not whole, or cannot be read."""
+    record_bytes, record_count = geometry.record_bytes, geometry.record_count(torn)
     buffer: array[int] = array("B", bytes(record_bytes))
     try:
-        await drive.locate(TapeAddress(torn.first_block, torn.sequence, 0))
-        for record in range(torn.record_count):
+        await drive.locate(geometry.record_address(torn.sequence, torn.first_block, 0))
+        for record in range(record_count):
             if await drive.read_block(buffer) != record_bytes:
                 return
             for found in scan.feed(memoryview(buffer)):
@@ -98,7 +99,7 @@ async def _read(
                     "phase": "salvage",
                     "message": f"reading what is whole in the torn tape file {torn.sequence}",
                     "done_bytes": (record + 1) * record_bytes,
-                    "total_bytes": torn.record_count * record_bytes,
+                    "total_bytes": record_count * record_bytes,
                 }
             )
     except (FilemarkDetected, EndOfData, IncorrectLength, MediumFailed) as exc:

@@ -44,7 +44,7 @@ class TapeAttributes:
         settings = view.settings
         self._uuid = str(settings.volume_uuid).encode()
         self._name = settings.name.encode()
-        self._record_bytes = settings.record_bytes
+        self._geometry = settings.geometry
 
     def value(self, ino: int, name: bytes) -> bytes | None:
         """The value of attribute `name`; None when this inode has no such attribute.
@@ -80,7 +80,9 @@ class TapeAttributes:
         return b"%d" % self._block(extent, tape_file)
 
     def _block(self, extent: Extent, tape_file: TapeFile) -> int:
-        return tape_file.first_block + extent.position // self._record_bytes
+        record = extent.position // self._geometry.record_bytes
+        sequence, first_block = tape_file.sequence, tape_file.first_block
+        return self._geometry.record_address(sequence, first_block, record).block
 
     def _partition(self, inode: Inode) -> bytes | None:
         return _PARTITION if self._first_extent(inode) else None

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from tapefs.archive.scheduler import Scheduler
     from tapefs.catalog import TapeView
     from tapefs.config import Config
-    from tapefs.drive import TapeDrive
+    from tapefs.drive import TapeAddress, TapeDrive
     from tapefs.entries import Entry, TapeFile
 
 # Records filled per visit to the worker thread.
@@ -107,15 +107,15 @@ class TapeWriter:
             volume_uuid=self.settings.volume_uuid,
             record_bytes=self.settings.record_bytes,
             sequence=last.sequence + 1 if last else 1,
-            first_block=view.expected_end_block(),
+            first_block=view.expected_end().block,
             checkpoint_block=previous.first_block if previous else 0,
             since_checkpoint=since,
             generation=view.checkpoint_count() + checkpoint,
             written_ns=self._clock_ns(),
         )
 
-    async def append(self, records: Iterator[array[int]], first_block: int) -> None:
-        """Write a whole tape file at `first_block`; flushed when this returns.
+    async def append(self, records: Iterator[array[int]], start: TapeAddress) -> None:
+        """Write a whole tape file at `start`; flushed when this returns.
 
         To be followed by `learn`. Raises WrongTape when the end of data is elsewhere, the drive's
         errors, and StateUnusable when a local file cannot be read.
@@ -144,7 +144,7 @@ class TapeWriter:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(assemble)
                 await self._scheduler.submit(
-                    JobKind.ARCHIVE, lambda drive: self._write(drive, receive, first_block)
+                    JobKind.ARCHIVE, lambda drive: self._write(drive, receive, start)
                 )
         except BaseExceptionGroup as group:
             raise _root_cause(group) from group
@@ -159,20 +159,23 @@ class TapeWriter:
         self,
         drive: TapeDrive,
         receive: trio.MemoryReceiveChannel[array[int] | None],
-        first_block: int,
+        start: TapeAddress,
     ) -> None:
         scheduler = self._scheduler
         async with receive, aclosing(_until_complete(receive)) as whole:
-            if scheduler.head_block == first_block:
-                await prove_position(drive, first_block)
+            if scheduler.head_block == start.block:
+                await prove_position(drive, start.block)
             else:
                 scheduler.head_block = None
-                await go_to_end(drive, first_block)
+                await go_to_end(drive, start)
             scheduler.head_block = None
             await append(drive, whole, self.buffers, self._progress)
             self._account.counts_twice = True
-            scheduler.head_block = first_block + self._progress.records_written + 1
-            await measure_room(drive, self._account, self._config, scheduler.head_block)
+            geometry = self.settings.geometry
+            blocks = self._progress.records_written * geometry.blocks_per_record
+            scheduler.head_block = end_block = start.block + blocks + 1
+            end_bytes = geometry.bytes_before(end_block)
+            await measure_room(drive, self._account, self._config, end_bytes)
 
     async def learn(self, tape_file: TapeFile, entries: Iterable[Entry]) -> None:
         """The tape file is on tape: let the tape view know what it says."""
@@ -189,7 +192,7 @@ class TapeWriter:
         async def job(drive: TapeDrive) -> None:
             scheduler.head_block = None
             await settle_end(drive, self.view, self.work, lambda _: None)
-            scheduler.head_block = self.view.expected_end_block()
+            scheduler.head_block = self.view.expected_end().block
             await measure_room(drive, self._account, self._config, scheduler.head_block)
 
         await scheduler.submit(JobKind.ARCHIVE, job)
@@ -207,7 +210,7 @@ class TapeWriter:
             await trio.to_thread.run_sync(self._pack_view, copy, packed)
             place = self.next_place(checkpoint=True)
             builder = CheckpointBuilder(place, self.buffers)
-            await self.append(builder.records(packed), place.first_block)
+            await self.append(builder.records(packed), place.start)
         finally:
             copy.unlink(missing_ok=True)
             packed.unlink(missing_ok=True)
@@ -237,14 +240,13 @@ class TapeWriter:
 
 
 async def measure_room(
-    drive: TapeDrive, account: CapacityAccount, config: Config, end_block: int
+    drive: TapeDrive, account: CapacityAccount, config: Config, end_bytes: int
 ) -> None:
-    """Ask the drive how much it can take behind its end of data, block `end_block`.
+    """Ask the drive how much it can take behind its end of data, before which `end_bytes` stand.
 
     Where it does not know, the mount option or the kind of the medium says it. A drive that
     refuses the question leaves the account as it is.
     """
-    end_bytes = end_block * account.record_bytes
     remaining_bytes: int | None = None
     if config.capacity_bytes is not None:
         account.total_bytes = config.capacity_bytes

@@ -35,7 +35,7 @@ from tapefs.errors import (
     TapefsError,
     WrongTape,
 )
-from tapefs.volume.label import LABEL_BYTES
+from tapefs.geometry import LABEL_BYTES
 from tapefs.volume.session import read_label
 
 if TYPE_CHECKING:
@@ -156,8 +156,8 @@ class _Run:
         self._total_records = self._damage_count = self._tape_file_count = 0
         self._began_s = self._told_s = trio.current_time()
         self.started_ns = self.reported_ns = volume.clock_ns()
-        record_bytes = self._settings.record_bytes
-        self._reading = LaneReading(volume.scheduler, record_bytes, self._progressed)
+        geometry = self._settings.geometry
+        self._reading = LaneReading(volume.scheduler, geometry, self._progressed)
 
     # -- whole tape files
 
@@ -173,8 +173,8 @@ class _Run:
                 damages.append(_of_label(DamageKind.UNREADABLE, str(exc)))
                 return
             known = self._settings
-            said = (label.volume_uuid, label.name, label.record_bytes, label.created_ns)
-            if said != (known.volume_uuid, known.name, known.record_bytes, known.created_ns):
+            said = (label.volume_uuid, label.name, label.geometry, label.created_ns)
+            if said != (known.volume_uuid, known.name, known.geometry, known.created_ns):
                 damages.append(_of_label(DamageKind.MISMATCH, "it is that of another volume"))
 
         await self._volume.scheduler.submit(JobKind.MAINTENANCE, job, block=0)
@@ -191,7 +191,7 @@ class _Run:
         volume = self._volume
         for outline in volume.view.outlines():
             if self._is_due(outline, since_ns):
-                self._total_records += outline.record_count
+                self._total_records += self._settings.geometry.record_count(outline)
         sequence = 1
         while (tape_file := volume.view.tape_file(sequence)) is not None:
             if self._is_due(tape_file, since_ns):
@@ -210,7 +210,7 @@ class _Run:
         return counts(tape_file) and self._volume.results.verified_ns(tape_file) < since_ns
 
     async def _unknown_tape_files(self, sequence: int) -> None:
-        block = self._volume.view.expected_end_block()
+        block = self._volume.view.expected_end().block
         while True:
             start = TapeAddress(block, sequence, 0)
             plan, damages = await self._tape_file(start, None)
@@ -227,7 +227,7 @@ class _Run:
         with tempfile.TemporaryFile(dir=self._volume.work) as hashes:
             settings = self._settings
             check = TapeFileCheck(settings.volume_uuid, start, settings.record_bytes, known, hashes)
-            plan = TapeFilePlan(check, start, known)
+            plan = TapeFilePlan(check, start, known, settings.geometry)
             await self._reading.run(plan)
             plan.give_up_rest()
             damages = await trio.to_thread.run_sync(check.finish)
@@ -250,7 +250,7 @@ class _Run:
                 contents = names.content_below(ino)
                 content_bytes = await trio.to_thread.run_sync(write_rows, contents, rows)
             self._total_records = -(-content_bytes // self._settings.record_bytes)
-            plan = ContentPlan(rows, self._settings.record_bytes, volume.view.tape_file)
+            plan = ContentPlan(rows, self._settings.geometry, volume.view.tape_file)
             try:
                 await self._reading.run(plan)
             finally:
@@ -299,7 +299,7 @@ class _Run:
         volume, reading = self._volume, self._reading
         duration_s = trio.current_time() - self._began_s
         read_bytes = reading.record_count * self._settings.record_bytes
-        damages = DamageReport(self._settings.record_bytes)
+        damages = DamageReport(self._settings.geometry)
         with volume.names() as names:
             for damage in volume.results.damages(self.reported_ns):
                 damages.add(damage, volume.view.tape_file(damage.sequence))

@@ -14,7 +14,6 @@ import trio
 
 from tapefs.archive.policy import JobKind
 from tapefs.archive.record_reader import Outcome, RecordRead, RecordReader, Wanted
-from tapefs.drive import TapeAddress
 from tapefs.entries import DamageKind
 
 if TYPE_CHECKING:
@@ -22,8 +21,9 @@ if TYPE_CHECKING:
 
     from tapefs.archive.scheduler import Scheduler
     from tapefs.archive.tape_file_check import TapeFileCheck
-    from tapefs.drive import TapeDrive
+    from tapefs.drive import TapeAddress, TapeDrive
     from tapefs.entries import TapeFile
+    from tapefs.geometry import Geometry
 
 # Records read in one job of the lane, when nobody else wants the drive.
 _SLICE_RECORDS: Final = 64
@@ -60,14 +60,13 @@ class LaneReading:
     """Reads for one verification. `read_bytes` and `record_count` count what was read."""
 
     def __init__(
-        self, scheduler: Scheduler, record_bytes: int, progressed: Callable[[], None]
+        self, scheduler: Scheduler, geometry: Geometry, progressed: Callable[[], None]
     ) -> None:
         self._scheduler = scheduler
-        self._record_bytes = record_bytes
         self._progressed = progressed
-        self.reader = RecordReader(scheduler, record_bytes)
+        self.reader = RecordReader(scheduler, geometry)
         self.record_count = 0
-        self._buffers = [array("B", bytes(record_bytes)) for _ in range(2)]
+        self._buffers = [array("B", bytes(geometry.record_bytes)) for _ in range(2)]
         self._pending: tuple[Wanted, RecordRead, array[int]] | None = None
         self._stopped = self._interrupted = False
 
@@ -150,8 +149,11 @@ class TapeFilePlan:
     `filemark_block` is where a filemark ended it.
     """
 
-    def __init__(self, check: TapeFileCheck, start: TapeAddress, known: TapeFile | None) -> None:
+    def __init__(
+        self, check: TapeFileCheck, start: TapeAddress, known: TapeFile | None, geometry: Geometry
+    ) -> None:
         self._check = check
+        self._geometry = geometry
         self._start = start
         self._known = known
         # Of a salvaged torn tape file only the records count whose checksums are known.
@@ -167,8 +169,8 @@ class TapeFilePlan:
             return None
         start, record = self._start, self._next
         crc = self._known.crcs[4 * record : 4 * record + 4] if self._known else b""
-        address = TapeAddress(start.block + record, start.file, record)
-        return Wanted(address, int.from_bytes(crc, "big") if crc else None)
+        address = self._geometry.record_address(start.file, start.block, record)
+        return Wanted(record, address, int.from_bytes(crc, "big") if crc else None)
 
     def note(self, wanted: Wanted, read: RecordRead) -> None:
         """See `Plan`."""
@@ -178,12 +180,12 @@ class TapeFilePlan:
         self._ended = read.outcome is Outcome.ENDED or self._unreadable_row > _UNREADABLE_ROW_MAX
         if self._known is not None:
             self._ended |= self._next > self._known.record_count
-        if read.filemark:
-            self.filemark_block = wanted.address.block
+        if read.filemark_block is not None:
+            self.filemark_block = read.filemark_block
 
     def take(self, wanted: Wanted, read: RecordRead, data: memoryview) -> None:
         """See `Plan`."""
-        record = wanted.address.block_in_file
+        record = wanted.record
         if self._known is not None and record == self._known.record_count:
             if read.outcome is not Outcome.ENDED:
                 self._check.damages.add(

@@ -20,6 +20,7 @@ from tapefs.catalog.database import (
 from tapefs.catalog.rows import EXTENT_COLUMNS, INODE_COLUMNS, TAPE_FILE_COLUMNS
 from tapefs.entries import INO_MAX
 from tapefs.errors import DamagedTape, StateUnusable
+from tapefs.geometry import Geometry
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -156,7 +157,8 @@ def _check_structure(source: sqlite3.Connection) -> None:
 def _check_settings(connection: sqlite3.Connection) -> None:
     values = dict(connection.execute("SELECT name, value FROM setting"))
     kinds = {name: type(value) for name, value in values.items()}
-    if kinds != _SETTINGS:
+    block_kind = kinds.pop("block_bytes", int)
+    if kinds != _SETTINGS or block_kind is not int:
         raise _damaged("lacks settings of the volume, or has unknown ones")
     try:
         UUID(values["volume_uuid"])
@@ -166,6 +168,8 @@ def _check_settings(connection: sqlite3.Connection) -> None:
         raise _damaged("has no record size")
     if not 0 <= values["next_ino"] <= INO_MAX + 1:
         raise _damaged("has no inode numbers left")
+    if not Geometry.is_block_size(values.get("block_bytes", 0)):
+        raise _damaged("has no block size")
 
 
 def _create_tape_tables(connection: sqlite3.Connection) -> None:

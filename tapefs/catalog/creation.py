@@ -36,6 +36,8 @@ def create_tape_view(path: Path, settings: VolumeSettings) -> None:
             "created_ns": settings.created_ns,
             "next_ino": ROOT_INO + 1,
         }
+        if settings.block_bytes:
+            values["block_bytes"] = settings.block_bytes
         connection.executemany("INSERT INTO setting VALUES (?, ?)", values.items())
         connection.execute(
             "INSERT INTO inode (ino, mode, uid, gid, nlink, size, rdev, atime_ns, mtime_ns,"

@@ -150,9 +150,11 @@ class Database:
         row = self.first("SELECT value FROM setting WHERE name = ?", (name,))
         return row[0] if row else None
 
-    def integer_setting(self, name: str) -> int:
-        """The integer called `name`. Raises StateUnusable when it is missing."""
+    def integer_setting(self, name: str, default: int | None = None) -> int:
+        """The integer called `name`. Raises StateUnusable when it is missing without a default."""
         value = self.setting(name)
+        if value is None and default is not None:
+            return default
         if not isinstance(value, int):
             raise StateUnusable(f"{self.path} lacks '{name}'; run 'tapefs rebuild'")
         return value

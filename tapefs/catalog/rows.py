@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from tapefs.entries import Inode, TapeFile, TapeFileKind
+from tapefs.geometry import Geometry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,6 +40,12 @@ class VolumeSettings:
     name: str
     record_bytes: int
     created_ns: int
+    block_bytes: int = 0
+
+    @property
+    def geometry(self) -> Geometry:
+        """How this volume's records lie on blocks."""
+        return Geometry(self.record_bytes, self.block_bytes)
 
 
 @dataclass(slots=True)

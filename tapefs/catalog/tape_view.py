@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-# The label and its filemark are blocks 0 and 1.
-FIRST_BLOCK: Final = 2
+    from tapefs.drive import TapeAddress
+
 _SELECT_FILE: Final = f"SELECT {TAPE_FILE_COLUMNS} FROM tape_file"
 
 
@@ -98,6 +98,7 @@ class TapeView(Namespace):
             str(self._database.setting("name")),
             self._database.integer_setting("record_bytes"),
             self._database.integer_setting("created_ns"),
+            self._database.integer_setting("block_bytes", 0),
         )
 
     @property
@@ -150,10 +151,10 @@ class TapeView(Namespace):
         row = self._database.first(f"{_SELECT_FILE} ORDER BY sequence DESC LIMIT 1")
         return tape_file_from(row) if row else None
 
-    def expected_end_block(self) -> int:
-        """The block at which end of data must stand: after the last tape file's filemark."""
-        last = self.last_tape_file()
-        return last.next_block if last else FIRST_BLOCK
+    def expected_end(self) -> TapeAddress:
+        """Where end of data must stand: after the last tape file's filemark."""
+        last, geometry = self.last_tape_file(), self.settings.geometry
+        return geometry.end_address(last) if last else geometry.first_tape_file
 
     def tape_files(self) -> Iterator[TapeFile]:
         """All tape files after the label in order, read one by one."""
@@ -251,9 +252,8 @@ class TapeView(Namespace):
 
     def _follows(self, tape_file: TapeFile) -> bool:
         """Whether `tape_file` comes next; False when it is there already."""
-        last = self.last_tape_file()
-        expected_sequence = last.sequence + 1 if last else 1
-        expected_block = last.next_block if last else FIRST_BLOCK
+        expected = self.expected_end()
+        expected_sequence, expected_block = expected.file, expected.block
         if tape_file.sequence < expected_sequence:
             return False
         if tape_file.sequence > expected_sequence or tape_file.first_block != expected_block:

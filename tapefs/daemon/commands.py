@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from contextlib import ExitStack, nullcontext
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -34,6 +34,7 @@ from tapefs.errors import (
     WriteProtected,
     WrongTape,
 )
+from tapefs.geometry import Geometry
 from tapefs.usb.device import list_drives as list_usb_drives
 from tapefs.volume.label import Label, is_valid_name, is_valid_record_size
 from tapefs.volume.session import find_end, read_label, write_label
@@ -43,12 +44,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tapefs.drive import TapeDrive
-    from tapefs.scsi.data import BlockLimits
 
     Report = Callable[[dict[str, Any]], None]
-
-# Enough to see whether a drive answers; a mount may hold it.
-_LABEL_BLOCKS: Final = 2
 
 
 async def list_drives() -> dict[str, Any]:
@@ -99,12 +96,12 @@ async def format_tape(
         await require_medium(opened)
         if drive.write_protected:
             raise WriteProtected("the cartridge is write protected; open its tab and try again")
-        chosen = _record_size(record_bytes, drive.block_limits)
+        chosen = _record_size(record_bytes, drive)
         if not force:
             await _refuse_data(drive)
         report({"event": "progress", "phase": "format", "message": "writing the label"})
         # time.time_ns: the one place where a volume learns its birthday.
-        label = Label(uuid.uuid4(), name, chosen, time.time_ns())
+        label = Label(uuid.uuid4(), name, chosen, time.time_ns(), drive.block_bytes)
         await write_label(drive, label)
         written = await read_label(drive)
         if written != label:
@@ -121,18 +118,31 @@ async def format_tape(
         }
 
 
-def _record_size(wanted: int | None, limits: BlockLimits) -> int:
-    """The record size to use: what was asked for, or the best up to the default."""
+def _record_size(wanted: int | None, drive: TapeDrive) -> int:
+    """The record size to use: what was asked for, or the best up to the default.
+
+    Raises UsageError when the drive cannot use it, or has blocks that tapefs cannot.
+    """
+    if not Geometry.is_block_size(drive.block_bytes):
+        raise UsageError(
+            f"this drive knows only blocks of {drive.block_bytes} bytes, which tapefs cannot use; "
+            "use another drive"
+        )
     if wanted is not None:
-        if not is_valid_record_size(wanted) or not limits.allow(wanted):
+        if not is_valid_record_size(wanted) or not _takes(drive, wanted):
             raise UsageError(f"this drive or format cannot use records of {wanted} bytes")
         return wanted
     size = RECORD_BYTES_DEFAULT
     while size >= RECORD_BYTES_MIN:
-        if limits.allow(size):
+        if _takes(drive, size):
             return size
         size //= 2
     raise UsageError("this drive takes no records of 64 KiB or more, which tapefs needs")
+
+
+def _takes(drive: TapeDrive, record_bytes: int) -> bool:
+    """Whether a record of this size is one block of the drive, or several of fixed length."""
+    return bool(drive.block_bytes) or drive.block_limits.allow(record_bytes)
 
 
 async def _refuse_data(drive: TapeDrive) -> None:
@@ -148,7 +158,7 @@ async def _refuse_data(drive: TapeDrive) -> None:
             f"the tape holds a volume that cannot be read ({error}); {again}"
         ) from None
     end = await find_end(drive)
-    if end.block > _LABEL_BLOCKS:
+    if end.block > label.geometry.first_tape_file_block:
         raise TapeHasData(f"the tape is the volume '{label.name}' and holds files; {again}")
     raise TapeHasData(f"the tape is already the volume '{label.name}', still empty; {again}")
 

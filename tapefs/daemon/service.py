@@ -75,7 +75,7 @@ class MountService:
             "tape": {
                 "record_bytes": volume.label.record_bytes,
                 "position_block": volume.scheduler.head_block,
-                "end_of_data_block": volume.view.expected_end_block(),
+                "end_of_data_block": volume.view.expected_end().block,
                 "capacity_bytes": volume.account.total_bytes,
                 "written_bytes": volume.account.written_bytes,
                 "free_bytes": None
@@ -122,7 +122,7 @@ class MountService:
         """Everything written so far is on tape, flushed, when this returns."""
         if self._volume.writable:
             await self._showing_progress(self._volume.archiver.sync, report)
-        return {"end_of_data_block": self._volume.view.expected_end_block()}
+        return {"end_of_data_block": self._volume.view.expected_end().block}
 
     async def wait_finalized(self, report: Report) -> dict[str, Any]:
         """Return when unmounted and finalized. Raises NotFinalized when that failed."""

@@ -52,6 +52,8 @@ class TapeMotion:
         self._initiator = initiator
         self._counter = initiator.counter
         self.capabilities = Capabilities()
+        # Length of every block in bytes; 0 where each has its own.
+        self.block_bytes = 0
 
     async def rewind(self) -> None:
         """Go to the beginning; what the drive has buffered is written first."""
@@ -136,7 +138,11 @@ class TapeMotion:
             block_in_file = 0
         try:
             await self.space_filemarks(address.file - file)
-            await self.space_blocks(address.block_in_file - (block_in_file or 0))
+            left = address.block_in_file - (block_in_file or 0)
+            while left:
+                step = max(-SPACE_COUNT_MAX, min(left, SPACE_COUNT_MAX))
+                await self.space_blocks(step)
+                left -= step
         except (FilemarkDetected, EndOfData):
             here.lose()
             raise
@@ -294,7 +300,10 @@ class TapeMotion:
 
     async def _read_over_file(self) -> bool:
         for _ in range(COUNTED_READS_MAX):
-            _, condition = await self._initiator.perform(Read6(_COUNTING_BYTES))
+            command = Read6(_COUNTING_BYTES)
+            if self.block_bytes:
+                command = Read6(1, fixed=True, block_bytes=self.block_bytes)
+            _, condition = await self._initiator.perform(command)
             if isinstance(condition, FilemarkDetected):
                 self._counter.pass_filemarks()
                 return False

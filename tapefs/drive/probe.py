@@ -6,6 +6,7 @@ capability that is missing, never as an error, except where tapefs cannot do wit
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -103,9 +104,13 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class MediumSetup:
-    """What was found with the medium in place, after variable blocks were selected."""
+    """What was found with the medium in place, after the block length was selected.
+
+    `block_bytes` is 0 for blocks of variable length.
+    """
 
     block_limits: BlockLimits
+    block_bytes: int
     write_protected: bool
     capabilities: Capabilities
 
@@ -160,44 +165,39 @@ async def settle(transport: Transport) -> CheckCondition | None:
 
 
 async def set_up(initiator: Initiator, identity: DriveIdentity) -> MediumSetup:
-    """With a medium loaded: limits, variable blocks, and what the drive can do.
+    """With a medium loaded: limits, block length, and what the drive can do.
 
-    Raises UnsupportedDrive when the drive cannot write blocks of variable length.
+    Blocks are of variable length, or of the only length that the drive knows. Raises
+    UnsupportedDrive when it accepts neither.
     """
     block_limits = BlockLimits.unpack((await initiator.run(ReadBlockLimits())).data)
-    if block_limits.fixed_only:
-        raise UnsupportedDrive(
-            f"{identity.vendor} {identity.product} writes blocks of {block_limits.maximum_bytes}"
-            " bytes only, and tapefs needs variable blocks; use another drive"
-        )
-    modes = await select_variable_blocks(initiator)
+    block_bytes = block_limits.maximum_bytes if block_limits.fixed_only else 0
+    modes = await select_block_bytes(initiator, block_bytes)
     capabilities = Capabilities(
         position_form=await _position_form(initiator),
         capacity_unit_bytes=await _capacity_unit_bytes(initiator, identity, modes),
         volume_statistics=await _has_volume_statistics(initiator),
     )
-    return MediumSetup(block_limits, modes.write_protected, capabilities)
+    return MediumSetup(block_limits, block_bytes, modes.write_protected, capabilities)
 
 
-async def select_variable_blocks(initiator: Initiator) -> ModeParameters:
-    """MODE SELECT of block length 0 and buffered mode, checked with MODE SENSE.
+async def select_block_bytes(initiator: Initiator, block_bytes: int) -> ModeParameters:
+    """MODE SELECT of this block length (0: variable) and buffered mode, checked with MODE SENSE.
 
-    Returns the parameters in force. Raises UnsupportedDrive when the drive keeps fixed blocks.
+    Returns the parameters in force. Raises UnsupportedDrive when the drive keeps another length.
     """
     modes, ten = await _sensed_modes(initiator)
-    if not _streams(modes):
-        await _select_modes(initiator, modes, ten=ten)
+    if not (_has_block_bytes(modes, block_bytes) and modes.buffered_mode):
+        await _select_modes(initiator, modes, block_bytes, ten=ten)
         modes, ten = await _sensed_modes(initiator)
-    if modes.descriptor is None or modes.descriptor.block_bytes:
-        raise UnsupportedDrive(
-            "the drive does not accept blocks of variable length; use another drive"
-        )
+    if not _has_block_bytes(modes, block_bytes):
+        kind = f"of {block_bytes} bytes" if block_bytes else "of variable length"
+        raise UnsupportedDrive(f"the drive does not accept blocks {kind}; use another drive")
     return modes
 
 
-def _streams(modes: ModeParameters) -> bool:
-    variable = modes.descriptor is not None and modes.descriptor.block_bytes == 0
-    return variable and modes.buffered_mode != 0
+def _has_block_bytes(modes: ModeParameters, block_bytes: int) -> bool:
+    return modes.descriptor is not None and modes.descriptor.block_bytes == block_bytes
 
 
 async def _sensed_modes(initiator: Initiator) -> tuple[ModeParameters, bool]:
@@ -210,16 +210,20 @@ async def _sensed_modes(initiator: Initiator) -> tuple[ModeParameters, bool]:
     return ModeParameters.unpack(completion.data), False
 
 
-async def _select_modes(initiator: Initiator, modes: ModeParameters, *, ten: bool) -> None:
+async def _select_modes(
+    initiator: Initiator, modes: ModeParameters, block_bytes: int, *, ten: bool
+) -> None:
     density = modes.descriptor.density if modes.descriptor else 0
-    wanted = ModeParameters(buffered_mode=_BUFFERED, descriptor=BlockDescriptor(density))
+    descriptor = BlockDescriptor(density, 0, block_bytes)
+    wanted = ModeParameters(buffered_mode=_BUFFERED, descriptor=descriptor)
     parameters = wanted.pack(ten=ten, select=True)
     command = ModeSelect10 if ten else ModeSelect6
     try:
         await initiator.run(command(len(parameters)), parameters)
     except IllegalRequest:
-        # SCSI-1 and some SCSI-2 drives know no PF bit.
-        await initiator.run(command(len(parameters), page_format=False), parameters)
+        # SCSI-1 and some SCSI-2 drives know no PF bit. What a refusal leaves, MODE SENSE will say.
+        with suppress(IllegalRequest):
+            await initiator.run(command(len(parameters), page_format=False), parameters)
 
 
 async def _position_form(initiator: Initiator) -> PositionForm | None:

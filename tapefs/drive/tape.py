@@ -81,8 +81,6 @@ class TapeDrive(TapeMotion):
     def __init__(self, transport: Transport, initiator: Initiator, identity: DriveIdentity) -> None:
         super().__init__(initiator)
         self._transport = transport
-        self._read = Read6(0)
-        self._write = Write6(0)
         self.identity = identity
         self.block_limits = BlockLimits(0, 0)
         self.write_protected = False
@@ -92,8 +90,8 @@ class TapeDrive(TapeMotion):
         """Identify the drive and, when a medium is loaded and ready, set it up; moves no tape.
 
         Without a ready medium `medium_loaded` is False and only `wait_ready`, `test_ready` and
-        `load` make sense. Raises UnsupportedDrive for what is not a tape drive with variable
-        blocks. The transport stays the caller's until this returns; then `aclose` closes it.
+        `load` make sense. Raises UnsupportedDrive for what is not a tape drive, or accepts no block
+        length. The transport stays the caller's until this returns; then `aclose` closes it.
         """
         initiator = Initiator(transport)
         identity = await probe.identify(initiator)
@@ -180,6 +178,7 @@ class TapeDrive(TapeMotion):
     async def _set_up(self) -> None:
         found = await probe.set_up(self._initiator, self.identity)
         self.block_limits = found.block_limits
+        self.block_bytes = found.block_bytes
         self.write_protected = found.write_protected
         # Some was learnt from the drive, not from the medium.
         self.capabilities = dataclasses.replace(
@@ -191,30 +190,71 @@ class TapeDrive(TapeMotion):
         self._initiator.begin_session(self._reselect)
 
     async def _reselect(self) -> None:
-        await probe.select_variable_blocks(self._initiator)
+        await probe.select_block_bytes(self._initiator, self.block_bytes)
+
+    async def select_block_bytes(self, block_bytes: int) -> None:
+        """Use blocks of this length from now on; 0 for blocks that have each their own.
+
+        Holds until the next `wait_ready`. Raises UnsupportedDrive when the drive cannot.
+        """
+        await probe.select_block_bytes(self._initiator, block_bytes)
+        self.block_bytes = block_bytes
 
     # Reading and writing
 
     async def read_block(self, into: array[int]) -> int:
         """Read the next block into `into` (an array of bytes) and return its length in bytes.
 
+        With blocks of fixed length: as many of them as fill `into`, exactly.
+
         Raises FilemarkDetected (the head is behind the mark), EndOfData (the head stays there),
         IncorrectLength when the block is longer than `into` (the head is behind the block, `into`
         means nothing), MediumError and others (the position is unknown then).
         """
-        command = self._read
-        if command.transfer_length != len(into):
-            command = self._read = Read6(len(into))
+        count = self._block_count(into)
+        length = len(into)
+        fixed = bool(self.block_bytes)
+        command = Read6(count if fixed else length, fixed=fixed, block_bytes=self.block_bytes)
         completion, condition = await self._initiator.perform(command, into)
         if condition is None:
-            length = self._whole_length(completion, len(into))
+            length = self._whole_length(completion, length)
+        elif fixed:
+            self._blocks_read(condition, count)
+            length = self._whole_length(completion, length)
         else:
-            length = self._length_read(condition, completion, len(into))
-        self._counter.pass_records()
+            length = self._length_read(condition, completion, length)
+        self._counter.pass_records(count)
         statistics = self._initiator.statistics
-        statistics.blocks_read += 1
+        statistics.blocks_read += count
         statistics.bytes_read += length
         return length
+
+    def _block_count(self, data: array[int]) -> int:
+        if not self.block_bytes:
+            return 1
+        count, rest = divmod(len(data), self.block_bytes)
+        if rest or not count:
+            raise ValueError(f"{len(data)} bytes are not blocks of {self.block_bytes}")
+        return count
+
+    def _blocks_read(self, condition: CheckCondition, asked_count: int) -> None:
+        """In fixed mode `condition` is a success, or is raised with the blocks before it counted.
+
+        A filemark or the end of data within the blocks asked for makes those before it pass: a
+        record that is cut short is none.
+        """
+        if condition.reaction is Reaction.SUCCESS:
+            return
+        missing = condition.sense.information
+        if not isinstance(condition, FilemarkDetected | EndOfData):
+            self._counter.lose()
+        elif missing is None or not 0 <= missing <= asked_count:
+            self._counter.block = self._counter.block_in_file = None
+        else:
+            self._counter.pass_records(asked_count - missing)
+        if isinstance(condition, FilemarkDetected):
+            self._counter.pass_filemarks()
+        raise condition
 
     def _length_read(
         self, condition: CheckCondition, completion: Completion, asked_bytes: int
@@ -261,22 +301,23 @@ class TapeDrive(TapeMotion):
         return asked_bytes
 
     async def write_block(self, data: array[int]) -> WriteOutcome:
-        """Write one block. Everything behind it is logically gone afterwards.
+        """Write one block, or with blocks of fixed length as many as `data` fills, exactly.
 
+        Everything behind is logically gone afterwards.
         Success means that the drive has it, in its buffer or on tape; `write_filemarks` makes it
         safe. Raises PositionUnknown when nobody knows where it would go, EndOfMedium at the hard
         end (`sense.information`: bytes missing, earlier blocks in the buffer included), and
         DeferredError when an earlier block was lost.
         """
         self._demand_position()
-        command = self._write
-        if command.transfer_length != len(data):
-            command = self._write = Write6(len(data))
+        count, length = self._block_count(data), len(data)
+        fixed = bool(self.block_bytes)
+        command = Write6(count if fixed else length, fixed=fixed, block_bytes=self.block_bytes)
         _, condition = await self._initiator.perform(command, data)
         outcome = _WRITTEN if condition is None else self._write_outcome(condition)
-        self._counter.pass_records()
+        self._counter.pass_records(count)
         statistics = self._initiator.statistics
-        statistics.blocks_written += 1
+        statistics.blocks_written += count
         statistics.bytes_written += len(data)
         return outcome
 

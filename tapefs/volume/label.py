@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from tapefs.errors import DamagedTape, ForeignTape, WrongTape
+from tapefs.geometry import LABEL_BYTES, Geometry
 from tapefs.volume.pax import (
     END_OF_ARCHIVE,
     FORMAT_VERSION,
@@ -33,10 +34,6 @@ from tapefs.volume.sealed_json import (
 if TYPE_CHECKING:
     from uuid import UUID
 
-LABEL_BYTES: Final = 10_240
-LABEL_BLOCK: Final = 0
-# Tape file 1 starts here: after the label and its filemark.
-FIRST_BLOCK: Final = 2
 NAME_CHARACTERS_MAX: Final = 64
 RECORD_BYTES_MIN: Final = 64 * 1024
 RECORD_BYTES_MAX: Final = 1024 * 1024
@@ -58,20 +55,29 @@ class Label:
     """Identity of a volume.
 
     `name` is for people: 1 to 64 printable characters. `record_bytes` is the size of every record
-    after the label, a power of two from 64 KiB to 1 MiB.
+    after the label, a power of two from 64 KiB to 1 MiB. `block_bytes` is the length of every block
+    of the tape where that is fixed, else 0.
     """
 
     volume_uuid: UUID
     name: str
     record_bytes: int
     created_ns: int
+    block_bytes: int = 0
     format_version: int = FORMAT_VERSION
+
+    @property
+    def geometry(self) -> Geometry:
+        """How this volume's records lie on blocks."""
+        return Geometry(self.record_bytes, self.block_bytes)
 
 
 def encode_label(label: Label) -> bytes:
     """The label's record. Raises ValueError for a label that `Label` does not allow."""
     if not is_valid_name(label.name) or not is_valid_record_size(label.record_bytes):
         raise ValueError(f"no valid label: {label}")
+    if not Geometry.is_block_size(label.block_bytes):
+        raise ValueError(f"no volume has blocks of {label.block_bytes} bytes")
     if not 0 <= label.created_ns <= _CREATED_NS_MAX:
         raise ValueError("a volume cannot have been created before 1970")
     fields: dict[str, object] = {
@@ -80,6 +86,7 @@ def encode_label(label: Label) -> bytes:
         "volume": str(label.volume_uuid),
         "name": label.name,
         "record_bytes": label.record_bytes,
+        **({"block_bytes": label.block_bytes} if label.block_bytes else {}),
         "created": _rfc3339(label.created_ns),
         "software": "tapefs",
     }
@@ -89,6 +96,8 @@ def encode_label(label: Label) -> bytes:
         .replace("@CREATED@", _rfc3339(label.created_ns))
         .replace("@RECORD_BYTES@", str(label.record_bytes))
         .replace("@FACTOR@", str(label.record_bytes // 512))
+        .replace("@SETBLK@", f"setblk {label.block_bytes}".ljust(len("setblk 0    ")))
+        .replace("@BLOCKS@", _FIXED if label.block_bytes else _VARIABLE)
     )
     created_ns = label.created_ns - label.created_ns % _NS
     archive = _file(_README_PATH, readme.encode("utf-8"), created_ns)
@@ -176,8 +185,11 @@ def _label_from(fields: dict[str, Any]) -> Label:
         raise MalformedJson("the volume's name is missing or not printable")
     if not is_valid_record_size(record_bytes):
         raise MalformedJson("the record size is not a power of two from 64 KiB to 1 MiB")
+    block_bytes = whole_number(fields.get("block_bytes", 0))
+    if not Geometry.is_block_size(block_bytes):
+        raise MalformedJson("the block length is not 512, 1024 or 2048 bytes")
     created_ns = _parse_rfc3339(fields.get("created"))
-    return Label(uuid(fields.get("volume")), name, record_bytes, created_ns)
+    return Label(uuid(fields.get("volume")), name, record_bytes, created_ns, block_bytes)
 
 
 def _rfc3339(time_ns: int) -> str:
@@ -201,6 +213,8 @@ def _parse_rfc3339(text: object) -> int:
     return created_ns
 
 
+_VARIABLE: Final = "(records of any size)"
+_FIXED: Final = "(all blocks have this size)"
 README: Final = """\
 THIS IS A TAPEFS VOLUME
 
@@ -216,7 +230,7 @@ drive that does NOT rewind by itself; other systems call it something else.
 
 1. RESTORE, TAPE FILE BY TAPE FILE, IN THE ORDER IN WHICH THEY WERE WRITTEN
 
-  mt -f /dev/nst0 setblk 0          (records of any size)
+  mt -f /dev/nst0 @SETBLK@      @BLOCKS@
   mt -f /dev/nst0 rewind
   mt -f /dev/nst0 fsf 1             (skip this text)
   cd /a/directory/with/room

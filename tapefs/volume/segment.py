@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import xxhash
 
+from tapefs.drive import TapeAddress
 from tapefs.entries import Entry, ExtentEntry, TapeFile, TapeFileKind
 from tapefs.volume import journal
 from tapefs.volume.manifest import encode_manifest_line
@@ -48,6 +49,11 @@ class Place:
     # Number of checkpoints on the tape, this tape file included.
     generation: int
     written_ns: int
+
+    @property
+    def start(self) -> TapeAddress:
+        """Where the tape file's first record goes."""
+        return TapeAddress(self.first_block, self.sequence, 0)
 
 
 class Source(Protocol):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 import crc32c
 
 from tapefs import telemetry
-from tapefs.drive import TapeAddress
+from tapefs.drive import UnsupportedDrive
 from tapefs.entries import TapeFile, TapeFileKind
 from tapefs.errors import (
     BlankTape,
@@ -26,25 +26,24 @@ from tapefs.errors import (
     StateUnusable,
     WrongTape,
 )
+from tapefs.geometry import LABEL_BYTES, Geometry
 from tapefs.scsi.sense import (
     BeginningOfMedium,
     EndOfData,
     FilemarkDetected,
     IncorrectLength,
 )
-from tapefs.volume.label import LABEL_BYTES, Label, decode_label, encode_label
+from tapefs.volume.label import Label, decode_label, encode_label
 from tapefs.volume.tail import NoTail, Tail, find_tail
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from tapefs.drive import TapeDrive
+    from tapefs.drive import TapeAddress, TapeDrive
     from tapefs.volume.records import RecordBuffers
     from tapefs.volume.tail import MemberSpan
 
-# Tape file 0 is the label (block 0) and its filemark (block 1).
-FIRST_TAPE_FILE_BLOCK: Final = 2
 # What a foreign first block may measure at most to be looked at; larger ones are foreign anyway.
 _PROBE_BYTES: Final = 1 << 20
 # Headers of tapefs's own members: an extended header with a time, and the ustar header.
@@ -52,30 +51,53 @@ _HEADER_BYTES_MAX: Final = 2048
 
 
 async def read_label(drive: TapeDrive) -> Label:
-    """The label of the loaded tape. Leaves the head after the label block.
+    """The label of the loaded tape. Leaves the head after the label, and the drive with its blocks.
 
-    Raises BlankTape when nothing is recorded, ForeignTape when something else is, DamagedTape.
+    A drive that takes blocks of any length is put to those of a tape that a drive of fixed blocks
+    has written. Raises BlankTape when nothing is recorded, ForeignTape when something else is,
+    DamagedTape, and UnsupportedDrive when the drive cannot use blocks of that length.
     """
-    await drive.rewind()
-    buffer: array[int] = array("B", bytes(_PROBE_BYTES))
-    try:
-        length = await drive.read_block(buffer)
-    except EndOfData:
-        raise BlankTape("the tape is blank; tapefs format makes it a volume") from None
-    except FilemarkDetected:
-        raise ForeignTape(
-            "the tape starts with a filemark, so tapefs did not write it; insert another tape"
-        ) from None
-    except IncorrectLength:
-        raise ForeignTape(
-            "the tape's first record is larger than any that tapefs writes; insert another tape"
-        ) from None
+    length = await _read_first(drive, buffer := array("B", bytes(_PROBE_BYTES)))
+    if length != LABEL_BYTES and length and Geometry.is_block_size(length):
+        await drive.select_block_bytes(length)
+        length = await _read_first(drive, buffer := array("B", bytes(LABEL_BYTES)))
     if length != LABEL_BYTES:
         raise ForeignTape(
             f"the tape's first record has {length} bytes, so tapefs did not write it; "
             "insert another tape, or use tapefs format to erase this one"
         )
-    return decode_label(memoryview(buffer)[:length].tobytes())
+    label = decode_label(memoryview(buffer)[:length].tobytes())
+    if label.block_bytes != drive.block_bytes:
+        raise DamagedTape(
+            f"the label speaks of blocks of {label.block_bytes} bytes (0: any), but the tape has "
+            f"blocks of {drive.block_bytes}; it was copied block by block, use the original"
+        )
+    return label
+
+
+async def _read_first(drive: TapeDrive, buffer: array[int]) -> int:
+    """Read what the tape starts with: its length, at most that of a label with fixed blocks."""
+    await drive.rewind()
+    if drive.block_bytes:
+        if LABEL_BYTES % drive.block_bytes:
+            raise UnsupportedDrive(
+                f"the drive knows only blocks of {drive.block_bytes} bytes, which make up no "
+                "label; use another drive"
+            )
+        del buffer[LABEL_BYTES:]
+    try:
+        return await drive.read_block(buffer)
+    except EndOfData:
+        raise BlankTape("the tape is blank; tapefs format makes it a volume") from None
+    except FilemarkDetected:
+        raise ForeignTape(
+            "the tape starts with a filemark or less than a label, so tapefs did not write it; "
+            "insert another tape"
+        ) from None
+    except IncorrectLength:
+        raise ForeignTape(
+            "the tape's first record is larger than any that tapefs writes; insert another tape"
+        ) from None
 
 
 async def write_label(drive: TapeDrive, label: Label) -> None:
@@ -89,22 +111,23 @@ async def write_label(drive: TapeDrive, label: Label) -> None:
 class EndOfTape:
     """Where the recorded part ends.
 
-    `block` is the end of data. `torn_records` is how many records follow the last filemark: a tape
+    `block` is the end of data. `torn_blocks` is how many blocks follow the last filemark: a tape
     file whose writer died. `last_file_end` is the address of the last filemark.
     """
 
     block: int
-    torn_records: int
+    torn_blocks: int
     last_file_end: int
 
 
-async def find_end(drive: TapeDrive) -> EndOfTape:
+async def find_end(drive: TapeDrive, near: TapeAddress | None = None) -> EndOfTape:
     """Space to the end of data and look at what stands before it.
 
-    Leaves the head somewhere before the end. Raises DamagedTape when the drive cannot tell where
-    it stands, which an append needs (P6).
+    `near` is where it was seen last (`TapeDrive.space_to_end_of_data`). Leaves the head somewhere
+    before the end. Raises DamagedTape when the drive cannot tell where it stands, which an append
+    needs (P6).
     """
-    end = (await drive.space_to_end_of_data()).block
+    end = (await drive.space_to_end_of_data(near)).block
     if end is None:
         raise DamagedTape("the drive cannot tell where the end of data is; nothing can be appended")
     try:
@@ -119,15 +142,15 @@ async def find_end(drive: TapeDrive) -> EndOfTape:
     return EndOfTape(end, end - mark - 1, mark)
 
 
-async def go_to_end(drive: TapeDrive, expected_block: int) -> None:
+async def go_to_end(drive: TapeDrive, expected: TapeAddress) -> None:
     """Stand at the end of data, and prove that it is where it must be (P6).
 
     Raises WrongTape when it is not: then nothing may be written.
     """
-    block = (await drive.space_to_end_of_data()).block
-    if block != expected_block:
+    block = (await drive.space_to_end_of_data(expected)).block
+    if block != expected.block:
         raise WrongTape(
-            f"the end of data is at block {block}, not at block {expected_block} as the catalog "
+            f"the end of data is at block {block}, not at block {expected.block} as the catalog "
             "says; the tape was changed elsewhere, unmount it and mount it again"
         )
 
@@ -174,19 +197,24 @@ async def append(
 
 async def close_torn(drive: TapeDrive, end: EndOfTape) -> None:
     """End a torn tape file with a filemark, so that it gets a number and is skipped ever after."""
-    await go_to_end(drive, end.block)
+    block = (await drive.space_to_end_of_data()).block
+    if block != end.block:
+        raise WrongTape(
+            f"the end of data is at block {block} and was at block {end.block} a moment ago; "
+            "something moved the tape, unmount it and mount it again"
+        )
     await drive.write_filemarks(1)
 
 
-async def read_tail(drive: TapeDrive, address: TapeAddress, record_bytes: int) -> Tail:
+async def read_tail(drive: TapeDrive, address: TapeAddress, geometry: Geometry) -> Tail:
     """The tail in the record at `address`. Raises NoTail, CorruptTail."""
-    buffer: array[int] = array("B", bytes(record_bytes))
+    buffer: array[int] = array("B", bytes(geometry.record_bytes))
     try:
         await drive.locate(address)
         length = await drive.read_block(buffer)
     except (FilemarkDetected, EndOfData, IncorrectLength, MediumFailed) as exc:
         raise NoTail("the end of a tape file cannot be read") from exc
-    if length != record_bytes:
+    if length != geometry.record_bytes:
         raise NoTail("the last record of a tape file has the wrong length")
     return find_tail(memoryview(buffer))
 
@@ -195,7 +223,7 @@ async def fetch_span(
     drive: TapeDrive,
     tail: Tail,
     span: MemberSpan,
-    record_bytes: int,
+    geometry: Geometry,
     target: Path,
     report: Callable[[int, int], None],
 ) -> TapeFile:
@@ -206,12 +234,12 @@ async def fetch_span(
     DamagedTape when the SHA-256 disagrees, a record has another length or is missing, or the
     member would reach beyond its tape file; StateUnusable when `target` cannot be written.
     """
+    record_bytes = geometry.record_bytes
     if span.position + span.length > tail.record_count * record_bytes:
         raise DamagedTape(f"the tail of tape file {tail.sequence} points beyond its end")
     first = max(0, span.position - _HEADER_BYTES_MAX) // record_bytes
-    address = TapeAddress(tail.first_block + first, tail.sequence, first)
     try:
-        await drive.locate(address)
+        await drive.locate(geometry.record_address(tail.sequence, tail.first_block, first))
     except (FilemarkDetected, EndOfData) as exc:
         raise DamagedTape(f"the index of tape file {tail.sequence} is missing") from exc
     buffer: array[int] = array("B", bytes(record_bytes))
@@ -265,6 +293,6 @@ def _local_copy(path: Path) -> Iterator[BinaryIO]:
         ) from exc
 
 
-def torn_file(sequence: int, first_block: int, record_count: int) -> TapeFile:
+def torn_file(start: TapeAddress, block_count: int) -> TapeFile:
     """The catalog's word for a tape file without a tail."""
-    return TapeFile(sequence, TapeFileKind.TORN, first_block, record_count, 0)
+    return TapeFile(start.file, TapeFileKind.TORN, start.block, block_count, 0)
