@@ -62,6 +62,12 @@ class Config:
     read_ahead_bytes: int = 16 * MIB
     # A read that needs the tape fails with EIO after this time.
     recall_deadline_s: float = 3600.0
+    # So often in all a recall is tried when the drive is lost while it runs.
+    recall_attempts_max: int = 3
+    # While the drive or its cartridge is away, it is looked for this often.
+    drive_poll_s: float = 2.0
+    # A drive that nobody uses is asked this often whether it is still there.
+    drive_check_s: float = 10.0
     # Recalls served in a row before a waiting archive burst gets its turn.
     recalls_before_archive: int = 64
     # Reads that may wait for tape at one time; more get EAGAIN.

@@ -50,6 +50,10 @@ class Wire:
                 return answer
         return await self.inner.execute(command, data)
 
+    @property
+    def lost(self) -> bool:
+        return self.inner.lost
+
     async def aclose(self) -> None:
         await self.inner.aclose()
 

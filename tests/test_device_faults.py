@@ -7,8 +7,8 @@ remount with a working drive everything that was acknowledged is there and goes 
 
 from __future__ import annotations
 
+import dataclasses
 import enum
-import functools
 import logging
 import os
 from contextlib import suppress
@@ -23,7 +23,7 @@ from workload import Program, noise
 
 from tapefs.config import Config
 from tapefs.emulator.transport import TargetTransport
-from tapefs.errors import DriveGone, TapefsError
+from tapefs.errors import DriveGone, NoDrive, TapefsError
 from tapefs.scsi.cdb import Space6, SpaceCode, Write6, WriteFilemarks6
 
 if TYPE_CHECKING:
@@ -50,25 +50,43 @@ class Fault(enum.Enum):
 
 
 class FaultyWire(TargetTransport):
-    """Fails at one command; counts them all."""
+    """Fails at one command; counts them all. What was unplugged stays so until the next mount."""
 
-    def __init__(self, target: Target, fault: Fault | None, at: int) -> None:
+    def __init__(self, target: Target, faulty: FaultySocket) -> None:
         super().__init__(target)
+        self._faulty = faulty
+
+    def _carry_out(self, command: Command, data: array[int] | bytes | None) -> Completion:
+        fault = self._faulty.next_fault()
+        if fault is Fault.POWER_LOST:
+            self._target.power_cut()
+        if fault in (None, Fault.POWER_LOST):
+            return super()._carry_out(command, data)
+        self.unplug()
+        self._faulty.unplugged = True
+        if fault is Fault.UNPLUGGED_AFTER:
+            super()._carry_out(command, data)
+        raise DriveGone("unplugged")
+
+
+class FaultySocket:
+    """Where the wire is plugged in. `count` is the number of commands so far."""
+
+    def __init__(self, fault: Fault | None = None, at: int = 0) -> None:
         self._fault = fault
         self._at = at
         self.count = 0
+        self.unplugged = False
 
-    def _carry_out(self, command: Command, data: array[int] | bytes | None) -> Completion:
+    def __call__(self, target: Target) -> FaultyWire:
+        if self.unplugged:
+            raise NoDrive("nothing is plugged in")
+        return FaultyWire(target, self)
+
+    def next_fault(self) -> Fault | None:
+        """What happens at this command."""
         self.count += 1
-        if self.count != self._at or self._fault is None:
-            return super()._carry_out(command, data)
-        if self._fault is Fault.POWER_LOST:
-            self._target.power_cut()
-            return super()._carry_out(command, data)
-        self.unplug()
-        if self._fault is Fault.UNPLUGGED_AFTER:
-            super()._carry_out(command, data)
-        raise DriveGone("unplugged")
+        return self._fault if self.count == self._at else None
 
 
 async def use(program: Program) -> None:
@@ -114,7 +132,9 @@ async def survive(
     rig.wire = wire
     with trio.fail_after(60):
         try:
-            async with rig.mounted() as user:
+            # A read that needs the tape waits for a drive that will not come.
+            config = dataclasses.replace(CONFIG, recall_deadline_s=0.2)
+            async with rig.mounted(config=config) as user:
                 prepare(user.target)
                 await use(Program(user, oracle))
                 await everything_answers(user, oracle)
@@ -150,15 +170,10 @@ async def everything_answers(user: User, oracle: Oracle) -> None:
 
 def command_count() -> int:
     """Commands of a session without any fault."""
-    wires: list[FaultyWire] = []
-
-    def wire(target: Target) -> FaultyWire:
-        wires.append(FaultyWire(target, None, 0))
-        return wires[-1]
-
+    socket = FaultySocket()
     with scratch() as directory:
-        trio.run(survive, directory, wire, lambda _: None)
-    return wires[0].count
+        trio.run(survive, directory, socket, lambda _: None)
+    return socket.count
 
 
 @pytest.mark.parametrize("fault", Fault, ids=lambda fault: fault.value)
@@ -169,8 +184,7 @@ def test_the_drive_is_lost_at_any_command(fault: Fault) -> None:
     failures = []
     with logs_expected(up_to=logging.ERROR):
         for at in places:
-            wire = functools.partial(FaultyWire, fault=fault, at=at)
-            failures += fails(wire, f"command {at}")
+            failures += fails(FaultySocket(fault, at), f"command {at}")
     print(f"{len(places)} of {commands} commands tried")
     assert not failures, "\n".join(failures)
 

@@ -13,7 +13,8 @@ import trio
 import trio.testing
 
 from tapefs.archive.policy import JobKind
-from tapefs.archive.scheduler import Scheduler
+from tapefs.archive.scheduler import Lookout, Scheduler
+from tapefs.config import Config
 from tapefs.drive import TapeAddress, TapeDrive
 from tapefs.emulator.medium import VirtualCartridge
 from tapefs.emulator.target import Target
@@ -28,18 +29,30 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 4096
 BLOCKS = 40
+CONFIG = Config(recalls_before_archive=4, drive_poll_s=0.0)
 
 
 def block(number: int) -> array[int]:
     return array("B", random.Random(number).randbytes(BLOCK_BYTES))
 
 
+class NoLookout:
+    """For a drive that is never lost."""
+
+    wanted = "nothing"
+
+    async def look(self) -> TapeDrive:
+        raise AssertionError("the drive was never away")
+
+
 @asynccontextmanager
-async def lane(tmp_path: Path) -> AsyncIterator[tuple[Scheduler, EmulatedUsbBackend]]:
+async def lane(
+    tmp_path: Path, lookout: Lookout | None = None, config: Config = CONFIG
+) -> AsyncIterator[tuple[Scheduler, EmulatedUsbBackend]]:
     with VirtualCartridge.create(tmp_path / "x.tap", "lto5", 1 << 24) as cartridge:
         backend = EmulatedUsbBackend(Target(cartridge))
         drive = await TapeDrive.open(BotTransport(open_endpoints("usb", backend)))
-        scheduler = Scheduler(drive, recalls_before_archive=4)
+        scheduler = Scheduler(drive, lookout or NoLookout(), config)
         async with trio.open_nursery() as nursery:
             await nursery.start(scheduler.run)
             yield scheduler, backend

@@ -13,6 +13,7 @@ import trio
 import usb.backend.libusb1
 import usb.core
 from tape_server import TapeServer
+from usb_rig import Bus
 
 from tapefs.emulator.fault_queue import FaultPoint
 from tapefs.emulator.usb import EmulatedUsbBackend, UsbIdentity
@@ -29,35 +30,6 @@ if TYPE_CHECKING:
 
 def backend(**options: Any) -> EmulatedUsbBackend:
     return EmulatedUsbBackend(TapeServer(), **options)
-
-
-class Bus(EmulatedUsbBackend):
-    """Several emulated devices on one bus; the backend's `dev` is one of their backends."""
-
-    def __init__(self, *devices: EmulatedUsbBackend) -> None:
-        super().__init__(TapeServer())
-        self.devices = devices
-        self.owner: dict[int, EmulatedUsbBackend] = {}
-
-    def enumerate_devices(self) -> Iterator[Any]:
-        yield from self.devices
-
-    def get_device_descriptor(self, dev: Any) -> Any:
-        return dev.get_device_descriptor("")
-
-    def get_interface_descriptor(self, dev: Any, *where: int) -> Any:
-        return dev.get_interface_descriptor("", *where)
-
-    def open_device(self, dev: Any) -> Any:
-        handle = dev.open_device("")
-        self.owner[id(handle)] = dev
-        return handle
-
-    def ctrl_transfer(self, handle: Any, *request: Any) -> int:
-        return self.owner[id(handle)].ctrl_transfer(handle, *request)
-
-    def claim_interface(self, handle: Any, intf: int) -> None:
-        self.owner[id(handle)].claim_interface(handle, intf)
 
 
 class Uas(EmulatedUsbBackend):

@@ -246,7 +246,10 @@ async def test_two_at_a_time_are_refused(rig: Rig, reads: Reads) -> None:
         assert reads.then == {}
 
 
-async def test_a_drive_that_goes_is_no_damage(rig: Rig, reads: Reads) -> None:
+async def test_a_drive_that_goes_is_no_damage(
+    rig: Rig, reads: Reads, assert_logs: Callable[..., Any]
+) -> None:
+    assert_logs("drive.away kind=DriveGone reason=unplugged", 1)
     async with rig.mounted() as user:
         await three_segments(user)
 
@@ -258,6 +261,7 @@ async def test_a_drive_that_goes_is_no_damage(rig: Rig, reads: Reads) -> None:
             await user.volume.verifier.whole(Scope.EVERYTHING, silent)
         state = summary(user)
         assert (state.verified_count, state.damage_count) == (1, 0)
+        assert await user.volume.scheduler.is_back_at_once()
         assert (await user.volume.verifier.whole(Scope.REST, silent))["tape_files_count"] == 2
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING, Any
 
+import usb.backend
 from tape_server import TapeServer
 
 from tapefs.emulator.usb import EmulatedUsbBackend
@@ -15,7 +16,7 @@ from tapefs.usb.device import open_endpoints
 from tapefs.usb.transport import BotTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tapefs.emulator.fault_queue import FaultPoint
     from tapefs.usb.device import UsbEndpoints
@@ -23,6 +24,44 @@ if TYPE_CHECKING:
 NOT_READY = Sense(SenseKey.NOT_READY, 0x04, 0x01)
 RECORD_BYTES = 4096
 RECORD = array("B", bytes(range(256)) * 16)
+
+
+class Bus(usb.backend.IBackend):  # type: ignore[misc]  # pyusb has no types
+    """Several emulated devices on one bus; the backend's `dev` is one of their backends."""
+
+    def __init__(self, *devices: EmulatedUsbBackend) -> None:
+        self.devices = list(devices)
+        self._owners: dict[Any, EmulatedUsbBackend] = {}
+
+    def enumerate_devices(self) -> Iterator[Any]:
+        yield from (device for device in self.devices if device.device.plugged_in)
+
+    def open_device(self, dev: Any) -> Any:
+        handle = dev.open_device("")
+        self._owners[handle] = dev
+        return handle
+
+    def get_parent(self, _dev: Any) -> None:
+        return None
+
+
+def _of_device(name: str) -> Any:
+    return lambda _bus, dev, *words: getattr(dev, name)("", *words)
+
+
+def _of_handle(name: str) -> Any:
+    return lambda bus, handle, *words: getattr(bus._owners[handle], name)(handle, *words)
+
+
+for _name in ("device", "configuration", "interface", "endpoint"):
+    setattr(Bus, f"get_{_name}_descriptor", _of_device(f"get_{_name}_descriptor"))
+for _name in (
+    *("close_device", "get_configuration", "set_configuration", "set_interface_altsetting"),
+    *("claim_interface", "release_interface", "reset_device", "clear_halt", "ctrl_transfer"),
+    *("is_kernel_driver_active", "detach_kernel_driver", "attach_kernel_driver"),
+    *("bulk_write", "bulk_read"),
+):
+    setattr(Bus, _name, _of_handle(_name))
 
 
 class Rig:

@@ -20,6 +20,7 @@ from tapefs.archive.catalogs import make_directory
 from tapefs.archive.mounted import MountedVolume, closing_volume, open_volume
 from tapefs.archive.tree import Tree
 from tapefs.config import Config
+from tapefs.daemon.drives import opened
 from tapefs.drive import TapeDrive
 from tapefs.emulator.medium import VirtualCartridge
 from tapefs.emulator.personality import personality_named
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tapefs.catalog import TapeView
+    from tapefs.daemon.drives import Connect
+    from tapefs.drive import Transport
 
 RECORD_BYTES = 64 * 1024
 
@@ -180,8 +183,10 @@ class Rig:
         kind = personality_named(personality)
         block_bytes = kind.block_bytes_max if kind.fixed_only else 0
         self.label = Label(uuid.uuid4(), "RIG", RECORD_BYTES, time.time_ns(), block_bytes)
-        # How commands get to the drive.
-        self.wire: Callable[[Target], TargetTransport] = TargetTransport
+        # How commands get to the drive; asked anew when the drive is opened again.
+        self.wire: Callable[[Target], Transport] = TargetTransport
+        # How the drive is opened, when that takes more than a wire.
+        self.connection: Callable[[Target], Connect] | None = None
 
     async def format(self) -> None:
         """Make the cartridge and its label."""
@@ -202,36 +207,40 @@ class Rig:
         directory = make_directory((state or self.state) / str(self.label.volume_uuid))
         with VirtualCartridge.open(self.tap) as cartridge:
             target = Target(cartridge)
-            drive = await TapeDrive.open(self.wire(target))
-            label = await read_label(drive)
-            volume = await open_volume(
-                drive,
-                label,
-                directory,
-                config or self.config,
-                lambda _: None,
-                boot_id="test",
-                read_only_reason="mounted read-only"
-                if read_only or generation is not None
-                else None,
-                generation=generation,
-            )
+            connect = self.connection(target) if self.connection else self._connect(target)
             crashed = directory.with_name("crashed")
-            with closing_volume(volume):
-                async with trio.open_nursery() as nursery:
-                    await nursery.start(volume.run)
-                    try:
-                        yield User(volume, target, directory)
-                        await volume.finalize()
-                    except Crash:
-                        # What a dead process leaves on disk, before anything is closed in order,
-                        # and a drive without power.
-                        shutil.copytree(directory, crashed)
-                        target.power_cut()
-                    nursery.cancel_scope.cancel()
+            async with opened("rig", connect, virtual=True) as holder:
+                volume = await open_volume(
+                    holder.drive,
+                    await read_label(holder.drive),
+                    directory,
+                    config or self.config,
+                    lambda _: None,
+                    boot_id="test",
+                    read_only_reason="mounted read-only"
+                    if read_only or generation is not None
+                    else None,
+                    reopen=holder.reopen,
+                    generation=generation,
+                )
+                with closing_volume(volume):
+                    async with trio.open_nursery() as nursery:
+                        await nursery.start(volume.run)
+                        try:
+                            yield User(volume, target, directory)
+                            await volume.finalize()
+                        except Crash:
+                            # What a dead process leaves on disk, before anything is closed in
+                            # order, and a drive without power.
+                            shutil.copytree(directory, crashed)
+                            target.power_cut()
+                        nursery.cancel_scope.cancel()
             if crashed.exists():
                 shutil.rmtree(directory)
                 crashed.rename(directory)
+
+    def _connect(self, target: Target) -> Connect:
+        return lambda: TapeDrive.open(self.wire(target))
 
     async def tape_dump(self) -> list[Any]:
         """What the tape alone says, as rows: a view rebuilt from nothing."""

@@ -19,11 +19,14 @@ import trio
 
 from tapefs import telemetry
 from tapefs.archive.burst import WHOLE_BYTES, Burst, Limits, Selection, select
+from tapefs.archive.catalogs import written_elsewhere
 from tapefs.archive.confirmation import Confirmation
+from tapefs.archive.resumption import leaves_in_doubt
+from tapefs.archive.retry import Retry
 from tapefs.archive.write_failure import Remedy, remedy
 from tapefs.config import GIB, MIB
 from tapefs.entries import TapeFileKind
-from tapefs.errors import NotFinalized, TapefsError
+from tapefs.errors import DriveGone, NotFinalized, TapefsError, WrongTape
 from tapefs.volume.journal_file import read_entries
 from tapefs.volume.segment import SegmentBuilder
 
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 
     from tapefs.archive.capacity import CapacityAccount
     from tapefs.archive.contents import Contents
+    from tapefs.archive.resumption import Away
+    from tapefs.archive.scheduler import Scheduler
     from tapefs.archive.spool import Spool
     from tapefs.archive.tape_writer import TapeWriter
     from tapefs.catalog import Catalog, Snapshot
@@ -42,10 +47,6 @@ if TYPE_CHECKING:
 _BURST_S: Final = 27.0
 _BURST_BYTES_START: Final = 2 * GIB
 _BURST_BYTES_MIN: Final = 64 * MIB
-# After a look that found nothing ready, although something waits, the next one comes after this.
-_LOOK_AGAIN_S: Final = 1.0
-# After a failure the archiver tries again by itself after this time.
-_RETRY_S: Final = 60.0
 # The spool keeps clean files as a cache up to this share of it.
 _CACHE_SHARE: Final = 0.5
 
@@ -85,6 +86,7 @@ class Archiver:
     def __init__(
         self,
         catalog: Catalog,
+        lane: Scheduler,
         writer: TapeWriter,
         contents: Contents,
         spool: Spool,
@@ -93,6 +95,7 @@ class Archiver:
         clock_ns: Callable[[], int],
     ) -> None:
         self._catalog = catalog
+        self._lane = lane
         self._writer = writer
         self._view = writer.view
         self._contents = contents
@@ -103,9 +106,9 @@ class Archiver:
         self._clock_ns = clock_ns
         self._requests: list[_Request] = []
         self._woken = trio.Event()
-        # Since when something waits for tape; when to try again after a failure.
+        # Since when something waits for tape.
         self._waiting_since: float | None = None
-        self._retry_at: float | None = None
+        self._retry = Retry()
         self._confirmation = Confirmation(catalog, contents)
         self._failures_in_row = 0
         # The last failure was one that the end of the tape gives.
@@ -116,6 +119,8 @@ class Archiver:
         self._state = "idle"
         # What the user should know although everything is on tape.
         self.remarks: list[str] = []
+        lane.spool_pressed = self.spool_pressed
+        lane.on_away = self._drive_is_away
         contents.admission.wake_archiver = self.wake
         contents.sync_to_tape = self.sync
 
@@ -139,10 +144,15 @@ class Archiver:
         """There may be something to do."""
         self._woken.set()
 
+    def _drive_is_away(self, away: Away | None) -> None:
+        self._writer.must_prove_end()
+        self._admission.tape_is_stuck(away.sentence if away else None)
+        self.wake()
+
     async def sync(self) -> None:
         """Return when everything accepted before this call is on tape, flushed (P3).
 
-        Raises what kept it from getting there.
+        Raises what kept it from getting there; at once when the drive is away.
         """
         await self._request(finalize=False)
 
@@ -174,24 +184,24 @@ class Archiver:
 
     def _tick_s(self) -> float:
         """When to look again unless `wake` is called before: at the next moment that counts."""
-        if self._account.pending_count == 0 or self._admission.closed_reason is not None:
+        if self._account.pending_count == 0 or self._admission.closed_reason or self._lane.away:
             return math.inf
         now = trio.current_time()
-        moments = [self._retry_at or now, (self._waiting_since or now) + self._config.idle_s]
+        moments = [self._retry.at or now, (self._waiting_since or now) + self._config.idle_s]
         return min((moment - now for moment in moments if moment > now), default=0.0)
 
     def _due(self) -> bool:
         """Whether a burst should start without being asked for."""
-        if self._admission.closed_reason is not None:
-            return False
-        if self._retry_at is not None and trio.current_time() < self._retry_at:
+        if self._admission.closed_reason or self._lane.away or self._retry.holds_back:
             return False
         if self._account.pending_count == 0:
             self._waiting_since = None
             return False
         if self._waiting_since is None:
             self._waiting_since = trio.current_time()
-        if self.spool_pressed() or self._account.pending_bytes >= self.burst_bytes():
+        if self._retry.overdue or self.spool_pressed():
+            return True
+        if self._account.pending_bytes >= self.burst_bytes():
             return True
         return trio.current_time() >= self._waiting_since + self._config.idle_s
 
@@ -225,15 +235,13 @@ class Archiver:
         finally:
             self._state = "idle"
             self._waiting_since = None
-            self._retry_at = None
-            if error is not None:
-                self._retry_at = trio.current_time() + _RETRY_S
-            elif self._segments == segments_before:
-                # What waits is open or unsettled: look again later, not at once.
-                pause_s = _RETRY_S if self._does_not_fit else _LOOK_AGAIN_S
-                self._retry_at = trio.current_time() + pause_s
-            if error is None and self._admission.closed_reason is None:
-                self._admission.tape_is_stuck(None)
+            if error is None:
+                wrote = self._segments > segments_before
+                self._retry.succeeded(wrote=wrote, full=self._does_not_fit)
+                if self._admission.closed_reason is None and self._lane.away is None:
+                    self._admission.tape_is_stuck(None)
+            elif not leaves_in_doubt(error):
+                self._retry.failed()
             for request in requests:
                 request.error = error
                 request.done.set()
@@ -244,6 +252,8 @@ class Archiver:
         Returns what kept it from getting there.
         """
         while True:
+            if not await self._lane.is_back_at_once():
+                return self._missed(finalize=finalize)
             self._does_not_fit = False
             try:
                 if self._admission.closed_reason is None:
@@ -258,8 +268,19 @@ class Archiver:
                 error = TapefsError(f"a bug stopped the archiver ({exc!r}); the log says more")
             else:
                 return self._what_is_left() if everything else None
-            if not self._goes_on_after(error):
+            if not self._goes_on_after(error, everything=everything):
                 return error
+
+    def _missed(self, *, finalize: bool) -> TapefsError | None:
+        """The drive is away: the error for whoever wants something of it."""
+        reason = self._lane.away.sentence if self._lane.away else "the drive is not served any more"
+        unfinished = finalize and self._admission.read_only_reason is None
+        if self._catalog.owes_tape() or (unfinished and not self._ends_in_checkpoint()):
+            self._retry.overdue = True
+            return DriveGone(reason)
+        if finalize:
+            self.remarks.append(f"the tape could not be rewound: {reason}")
+        return None
 
     def _what_is_left(self) -> NotFinalized | None:
         """After everything was to go to tape: why something did not, if so."""
@@ -273,12 +294,16 @@ class Archiver:
             "wait in the spool, and 'tapefs spool list' names them"
         )
 
-    def _goes_on_after(self, error: TapefsError) -> bool:
+    def _goes_on_after(self, error: TapefsError, *, everything: bool) -> bool:
         """Take note of a failure; true when what is left to be done should be tried."""
         telemetry.event(
             telemetry.SEGMENT_FAILED, logging.ERROR, kind=type(error).__name__, reason=error
         )
         self._writer.must_prove_end()
+        if leaves_in_doubt(error):
+            self._retry.lost(self._segments)
+            # Whoever waits need not know of a loss that is over after one look.
+            return everything and not self._retry.holds_back
         failures_in_row = self._failures_in_row + 1
         found = remedy(error, failures_in_row, self._config.write_attempts_max)
         if found is Remedy.WAIT:
@@ -410,6 +435,11 @@ class Archiver:
         if not await self._writer.prove_end():
             self._state = state
             return
+        if written_elsewhere(self._view, self._catalog):
+            raise WrongTape(
+                "this tape was written by another host while it was out of the drive; unmount it, "
+                "and mount it with another --state-dir to read it"
+            )
         # A segment of ours whose success was not heard of: its files are still dirty here and go
         # to tape once more, so there is nothing to learn from it.
         self._catalog.set_confirmed_sequence(self._last_sequence())
@@ -443,14 +473,17 @@ class Archiver:
         if self._admission.read_only_reason is not None:
             return
         await self._prove_end()
-        last = self._view.last_tape_file()
-        if last is not None and last.kind is not TapeFileKind.CHECKPOINT:
+        if not self._ends_in_checkpoint():
             await self._checkpoint()
+
+    def _ends_in_checkpoint(self) -> bool:
+        """Whether nothing was written since the last checkpoint, or ever."""
+        last = self._view.last_tape_file()
+        return last is None or last.kind is TapeFileKind.CHECKPOINT
 
     async def _finish_volume(self) -> None:
         await self._last_checkpoint()
-        last = self._view.last_tape_file()
-        if last is not None and last.kind is not TapeFileKind.CHECKPOINT:
+        if not self._ends_in_checkpoint():
             self.remarks.append(
                 "the last checkpoint could not be written; a mount elsewhere takes longer, "
                 "because it reads the segments' own journals"

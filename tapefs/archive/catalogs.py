@@ -131,7 +131,7 @@ async def _open_live(view: TapeView, path: Path) -> Catalog:
             f"this host has seen {catalog.confirmed_sequence} tape files on this volume, but the "
             "tape ends before; it is an older copy, so mount it with another --state-dir"
         )
-    if not _written_elsewhere(view, catalog):
+    if not written_elsewhere(view, catalog):
         # What a crash of ours left unconfirmed is still dirty here and goes to tape once more.
         catalog.set_confirmed_sequence(last.sequence if last else 0)
         return catalog
@@ -162,7 +162,7 @@ async def fresh_live(view: TapeView, path: Path) -> Catalog:
     return Catalog.open(path)
 
 
-def _written_elsewhere(view: TapeView, catalog: Catalog) -> bool:
+def written_elsewhere(view: TapeView, catalog: Catalog) -> bool:
     """Whether the tape has segments that neither this catalog nor a crash of ours explains."""
     last = view.last_tape_file()
     first_unknown = catalog.confirmed_sequence + 1

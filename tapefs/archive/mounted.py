@@ -23,6 +23,7 @@ from tapefs.archive.contents import Contents
 from tapefs.archive.generations import directory_of, open_generation
 from tapefs.archive.recall import RecallService
 from tapefs.archive.reconcile import reconcile_spool
+from tapefs.archive.resumption import Resumption
 from tapefs.archive.scheduler import Scheduler
 from tapefs.archive.spool import Spool
 from tapefs.archive.tape_writer import TapeWriter, measure_room
@@ -34,7 +35,7 @@ from tapefs.errors import MediumFailed, VolumeFull
 from tapefs.scsi.sense import AbortedCommand, DeferredError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
     from tapefs.catalog import Catalog
@@ -142,6 +143,7 @@ async def open_volume(
     *,
     boot_id: str,
     read_only_reason: str | None,
+    reopen: Callable[[], Awaitable[TapeDrive]],
     generation: int | None = None,
     clock_ns: Callable[[], int] = time.time_ns,
 ) -> MountedVolume:
@@ -149,8 +151,9 @@ async def open_volume(
 
     With `generation`, the volume as it was at that checkpoint, which needs a `read_only_reason`.
     A tape that can be read but not appended to is opened read-only.
-    The drive must have no other user from here on. Raises WrongTape, DamagedTape, StateUnusable,
-    DriveBusy and the drive's errors. Pair with `closing_volume`.
+    The drive must have no other user; when it is lost, `reopen` is for `Resumption`. Raises
+    WrongTape, DamagedTape, StateUnusable, DriveBusy and the drive's errors. Pair with
+    `closing_volume`.
     """
     with ExitStack() as opened:
         verifications = Verifications.open(directory / VERIFIED_NAME)
@@ -166,23 +169,23 @@ async def open_volume(
         account = await _account(drive, label, view, config)
         reading = TapeView.open(view.path)
         opened.callback(reading.close)
-        scheduler = _lane(drive, view, config, writable=writable)
+        lookout = Resumption(drive, label, reading, reopen, config.drive_poll_s, writable=writable)
+        scheduler = Scheduler(drive, lookout, config, clock_ns)
+        # Recovery left the head at the proven end of data.
+        scheduler.head_block = view.expected_end().block if writable else None
         spool = _open_spool(directory, config, catalog, view)
         recall = RecallService(scheduler, reading, label.geometry, config)
         contents = Contents(catalog, spool, recall, account, config, clock_ns)
         contents.admission.read_only_reason = read_only_reason
         work = make_directory(directory / "work")
         writer = TapeWriter(view, scheduler, account, config, work, clock_ns)
-        archiver = Archiver(catalog, writer, contents, spool, account, config, clock_ns)
+        archiver = Archiver(catalog, scheduler, writer, contents, spool, account, config, clock_ns)
         names = catalog.snapshot
         verifier = Verifier(scheduler, reading, names, verifications, work, clock_ns)
-        scheduler.spool_pressed = archiver.spool_pressed
         if writable and (catalog.end_is_reached or (await drive.position()).early_warning):
             writer.is_near_end = True
             contents.admission.close_full()
-        reap_orphans(catalog, contents)
-        _give_root_to_mounter(catalog, view, writable=writable)
-        catalog.begin_session(boot_id)
+        _begin_session(catalog, contents, boot_id, new=writable and view.last_tape_file() is None)
         opened.pop_all()
     return MountedVolume(
         label=label,
@@ -248,22 +251,14 @@ def _abandon(catalog: Catalog, view: TapeView) -> None:
     view.close()
 
 
-def _lane(drive: TapeDrive, view: TapeView, config: Config, *, writable: bool) -> Scheduler:
-    scheduler = Scheduler(drive, recalls_before_archive=config.recalls_before_archive)
-    if writable:
-        # Recovery left the head at the proven end of data.
-        scheduler.head_block = view.expected_end().block
-    return scheduler
-
-
-def _give_root_to_mounter(catalog: Catalog, view: TapeView, *, writable: bool) -> None:
-    """A new volume's root directory belongs to who mounts it first, as with a new disk."""
-    if not writable or view.last_tape_file() is not None:
-        return
+def _begin_session(catalog: Catalog, contents: Contents, boot_id: str, *, new: bool) -> None:
+    reap_orphans(catalog, contents)
     root = catalog.inode(ROOT_INO)
-    if root.uid == 0 and os.geteuid() != 0:
+    if new and root.uid == 0 and os.geteuid() != 0:
+        # A new volume's root directory belongs to who mounts it first, as with a new disk.
         root.uid, root.gid = os.geteuid(), os.getegid()
         catalog.changed(root)
+    catalog.begin_session(boot_id)
 
 
 async def _account(

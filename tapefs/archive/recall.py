@@ -22,6 +22,7 @@ import trio
 
 from tapefs import telemetry
 from tapefs.archive.policy import JobKind
+from tapefs.archive.resumption import leaves_in_doubt
 from tapefs.errors import DataMismatch, DriveBusy, NotReady, TapefsError
 from tapefs.scsi.sense import EndOfData, FilemarkDetected, IncorrectLength
 
@@ -223,8 +224,9 @@ class RecallService:
                 JobKind.RECALL,
                 lambda drive: self._serve(drive, tape_file, key[1]),
                 block=self._address(tape_file, key[1]).block,
+                attempts=self._config.recall_attempts_max,
             )
-        except TapefsError as error:  # the lane itself is closed
+        except TapefsError as error:  # the drive was lost too often, or the lane is closed
             self._fail(key, error)
         except Exception as exc:  # noqa: BLE001 - other files must stay readable in spite of a bug
             telemetry.LOGGER.exception(telemetry.RECALL_FAILED)
@@ -234,7 +236,10 @@ class RecallService:
             self._wake(key)  # should it still be waited for, it can be asked for again now
 
     async def _serve(self, drive: TapeDrive, tape_file: TapeFile, first: int) -> None:
-        """One run: read from record `first` on while somebody within reach wants more."""
+        """One run: read from record `first` on while somebody within reach wants more.
+
+        Raises what leaves the drive in doubt; who waits, waits on then.
+        """
         sequence, record = tape_file.sequence, first
         if (sequence, first) not in self._wanted:
             return
@@ -256,6 +261,8 @@ class RecallService:
                 record += 1
                 self._run_at = (sequence, record)
         except TapefsError as error:
+            if leaves_in_doubt(error):
+                raise  # the lane has this run again when the drive is back
             self._fail((sequence, record), error)
         finally:
             self._run_at = None

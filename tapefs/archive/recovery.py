@@ -72,12 +72,7 @@ async def settle_end(
             await close_torn(drive, end)
             await go_to_end(drive, expected)
         return 0
-    if end.block < expected.block:
-        raise WrongTape(
-            f"the tape ends at block {end.block}, but this host's catalog knows it up to block "
-            f"{expected.block}; it is an older copy, or was overwritten elsewhere: to read it as "
-            "it is, mount it with another --state-dir"
-        )
+    _demand_whole(view, end)
     await _prove_last_tail(drive, view, end, writable=writable)
     roll = RollForward(drive, view, work, report)
     await roll.run(end.last_file_end)
@@ -94,12 +89,36 @@ async def settle_end(
     return roll.learned_count
 
 
+async def prove_known_tape(drive: TapeDrive, view: TapeView, *, writable: bool) -> None:
+    """The loaded tape must hold everything that `view` knows; what is behind it is not looked at.
+
+    Writes nothing, neither to tape nor to `view`. Raises WrongTape when the tape ends before, or
+    when the last tape file that the view knows is another one on tape, DamagedTape when nobody
+    can tell.
+    """
+    end = await find_end(drive)
+    if _ends_torn_as_known(view, end):
+        return
+    _demand_whole(view, end)
+    await _prove_last_tail(drive, view, end, writable=writable)
+
+
 def _ends_torn_as_known(view: TapeView, end: EndOfTape) -> bool:
     """Whether the tape ends with a torn tape file that was salvaged without being closed."""
     last = view.last_tape_file()
     if last is None or not last.salvaged:
         return False
     return (last.first_block, last.record_count) == (end.last_file_end + 1, end.torn_blocks)
+
+
+def _demand_whole(view: TapeView, end: EndOfTape) -> None:
+    expected = view.expected_end().block
+    if end.block < expected:
+        raise WrongTape(
+            f"the tape ends at block {end.block}, but this host's catalog knows it up to block "
+            f"{expected}; it is an older copy, or was overwritten elsewhere: to read it as it is, "
+            "mount it with another --state-dir"
+        )
 
 
 async def rebuild(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import enum
 
 from tapefs.errors import (
-    DriveGone,
     Fault,
     MediumFailed,
     TapefsError,
@@ -33,11 +32,10 @@ class Remedy(enum.Enum):
 def remedy(error: TapefsError, failures_in_row: int, attempts_max: int) -> Remedy:
     """What `error` asks for after so many failures without a tape file in between, this included.
 
-    The medium gets `attempts_max` attempts in a row, because a bad place may be long.
+    The medium gets `attempts_max` attempts in a row, because a bad place may be long. The loss of
+    the drive is no write failure (`tapefs.archive.resumption`).
     """
     cause: TapefsError = error.condition if isinstance(error, DeferredError) else error
-    if isinstance(cause, DriveGone):
-        return Remedy.WAIT
     if _is_hopeless(cause):
         return Remedy.WRITE_NO_MORE
     if not isinstance(cause, VolumeFull | MediumFailed | AbortedCommand):

@@ -18,10 +18,11 @@ from tapefs.archive.catalogs import (
 )
 from tapefs.archive.generations import generations_answer
 from tapefs.archive.recovery import rebuild as rebuild_view
+from tapefs.archive.resumption import Resumption
 from tapefs.archive.scheduler import Scheduler
 from tapefs.archive.verify import Scope, Verifier
 from tapefs.catalog import TapeView, Verifications, remove_database
-from tapefs.config import RECORD_BYTES_DEFAULT, RECORD_BYTES_MIN
+from tapefs.config import RECORD_BYTES_DEFAULT, RECORD_BYTES_MIN, Config
 from tapefs.daemon.drives import open_drive, require_medium
 from tapefs.errors import (
     BlankTape,
@@ -198,7 +199,11 @@ async def verify(drive_name: str, state_dir: Path, scope: str, report: Report) -
             closing.callback(results.close)
             view, unfollowed = await _view_as_far_as_possible(drive, label, directory, report)
             closing.callback(view.close)
-            scheduler = Scheduler(drive, recalls_before_archive=1)
+            config = Config()
+            lookout = Resumption(
+                drive, label, view, opened.reopen, config.drive_poll_s, writable=False
+            )
+            scheduler = Scheduler(drive, lookout, config)
             work = directory / "work"
             verifier = Verifier(
                 scheduler, view, lambda: nullcontext(view), results, work, time.time_ns

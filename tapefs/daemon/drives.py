@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
 
 from tapefs.drive import TapeDrive
 from tapefs.emulator.name import VirtualDriveName, open_cartridge
@@ -12,22 +14,50 @@ from tapefs.emulator.target import Target
 from tapefs.emulator.usb import EmulatedUsbBackend, UsbIdentity
 from tapefs.errors import NotReady, UsageError
 from tapefs.usb.device import open_endpoints
-from tapefs.usb.transport import BotTransport
+from tapefs.usb.transport import SETTLE_S, BotTransport
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from tapefs.usb.device import UsbDriveInfo
+
+    Connect = Callable[[], Awaitable[TapeDrive]]
 
 # A drive that is still loading gets this long at the start of a command.
 READY_DEADLINE_S: Final = 300.0
 
 
-@dataclass(frozen=True, slots=True)
 class OpenedDrive:
-    """An open drive and how to call it in messages. `virtual`: made of a file."""
+    """An open drive and how to call it in messages. `virtual`: made of a file.
 
-    drive: TapeDrive
-    name: str
-    virtual: bool
+    `drive` is another object after `reopen`. One caller at a time.
+    """
+
+    def __init__(self, name: str, connect: Connect, drive: TapeDrive, *, virtual: bool) -> None:
+        """Not for direct use: `opened` makes these."""
+        self.name = name
+        self.drive = drive
+        self.virtual = virtual
+        self._connect = connect
+
+    async def reopen(self) -> TapeDrive:
+        """Close the drive for good, then open the same one again; the drive as it is now.
+
+        Raises NoDrive, DriveBusy, DriveGone and others while it cannot be had.
+        """
+        await self.drive.aclose()
+        self.drive = await self._connect()
+        return self.drive
+
+
+@asynccontextmanager
+async def opened(name: str, connect: Connect, *, virtual: bool) -> AsyncIterator[OpenedDrive]:
+    """The drive that `connect` opens; closed when the block ends, not rewound, not flushed."""
+    holder = OpenedDrive(name, connect, await connect(), virtual=virtual)
+    try:
+        yield holder
+    finally:
+        await holder.drive.aclose()
 
 
 @asynccontextmanager
@@ -48,24 +78,44 @@ async def open_drive(name: str, *, create: bool = False) -> AsyncIterator[Opened
             )
             if virtual.faults is not None:
                 virtual.faults.apply(target, backend.device)
-            async with _opened(BotTransport(open_endpoints("usb", backend))) as drive:
-                yield OpenedDrive(drive, name, virtual=True)
+            async with opened(name, UsbConnection("usb", backend), virtual=True) as drive:
+                yield drive
         return
     if name != "usb" and not name.startswith("usb:"):
         raise UsageError(
             f"'{name}' is no drive; write virtual:PATH, usb, usb:SERIAL or usb:BUS.PORT"
         )
-    async with _opened(BotTransport(open_endpoints(name))) as drive:
-        yield OpenedDrive(drive, name, virtual=False)
-
-
-@asynccontextmanager
-async def _opened(transport: BotTransport) -> AsyncIterator[TapeDrive]:
-    try:
-        drive = await TapeDrive.open(transport)
+    async with opened(name, UsbConnection(name), virtual=False) as drive:
         yield drive
-    finally:
-        await transport.aclose()
+
+
+class UsbConnection:
+    """Opens the drive called `selector`; after the first time only that very drive."""
+
+    def __init__(
+        self,
+        selector: str,
+        backend: Any = None,  # noqa: ANN401 pyusb has no types
+        settle_s: float = SETTLE_S,
+    ) -> None:
+        """`backend` and `settle_s` as for `open_endpoints` and `BotTransport`."""
+        self._selector = selector
+        self._backend = backend
+        self._settle_s = settle_s
+        self._known: UsbDriveInfo | None = None
+
+    async def __call__(self) -> TapeDrive:
+        """Search the bus (in a thread: it takes a while) and open the drive."""
+        endpoints = await trio.to_thread.run_sync(
+            partial(open_endpoints, self._selector, self._backend, known=self._known)
+        )
+        self._known = endpoints.info
+        transport = BotTransport(endpoints, settle_s=self._settle_s)
+        try:
+            return await TapeDrive.open(transport)
+        except BaseException:
+            await transport.aclose()
+            raise
 
 
 async def require_medium(opened: OpenedDrive) -> None:

@@ -108,6 +108,7 @@ class _Mount:
             self._report,
             boot_id=_BOOT_ID.read_text().strip(),
             read_only_reason=reason,
+            reopen=opened.reopen,
             generation=self._request.generation,
         )
         with closing_volume(volume):

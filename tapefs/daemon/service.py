@@ -51,7 +51,7 @@ class MountService:
         volume = self._volume
         identity = self._opened.drive.identity
         archiver = volume.archiver.statistics()
-        lane = volume.scheduler.statistics()
+        away = volume.scheduler.away
         recall = volume.recall.statistics()
         rate = archiver.tape_bytes / archiver.tape_s if archiver.tape_s else 0.0
         return {
@@ -61,9 +61,10 @@ class MountService:
             "pid": os.getpid(),
             "mode": "read-write" if volume.writable else "read-only",
             "generation": volume.generation,
-            "state": archiver.state if archiver.state != "idle" else (lane.running or "idle"),
+            "state": "away" if away else self._doing(),
             "problem": volume.contents.admission.closed_reason
             or volume.contents.admission.stuck_reason,
+            "away_since": away.since if away else None,
             "all_on_tape": not volume.catalog.owes_tape(),
             "drive": {
                 "name": self._opened.name,
@@ -113,6 +114,10 @@ class MountService:
             "damaged_places": summary.damage_count,
             "damaged_bytes": summary.damaged_bytes,
         }
+
+    def _doing(self) -> str:
+        state = self._volume.archiver.statistics().state
+        return state if state != "idle" else self._volume.scheduler.statistics().running or state
 
     def generations(self) -> dict[str, Any]:
         """The checkpoints on this tape, as JSON types; never waits."""

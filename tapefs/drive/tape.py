@@ -100,6 +100,11 @@ class TapeDrive(TapeMotion):
             await drive._set_up()
         return drive
 
+    @property
+    def lost(self) -> bool:
+        """The wire is gone for good; the drive must be opened again over a new one."""
+        return self._transport.lost
+
     async def aclose(self) -> None:
         """Close the transport. Nothing is flushed or rewound."""
         await self._initiator.aclose()

@@ -28,6 +28,11 @@ class Transport(Protocol):
         """
         ...
 
+    @property
+    def lost(self) -> bool:
+        """Nothing can be sent any more, now or later: all that is left is `aclose`."""
+        ...
+
     async def aclose(self) -> None:
         """Give the wire back. May be called twice."""
         ...

@@ -44,7 +44,7 @@ class TargetTransport:
         """
         await trio.lowlevel.checkpoint()
         if self._gone:
-            raise DriveGone("the virtual drive was unplugged; connect it and mount again")
+            raise DriveGone("the virtual drive was unplugged; plug it in again")
         if self._busy:
             raise check_condition(_OVERLAPPED, command.name)
         self._busy = True
@@ -57,6 +57,11 @@ class TargetTransport:
             return completion
         finally:
             self._busy = False
+
+    @property
+    def lost(self) -> bool:
+        """Unplugged or let go of."""
+        return self._gone
 
     async def aclose(self) -> None:
         """Let go of the drive; what is in its buffer stays there."""

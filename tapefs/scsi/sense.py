@@ -179,7 +179,7 @@ _ADVICE: Final = {
     _R.RETRY: "check cable and power, then try again",
     _R.RECOVER: "clean the drive and try again, or use another cartridge",
     _R.RESEND: "nothing needs to be done",
-    _R.REMOUNT: "mount the tape again",
+    _R.REMOUNT: "make sure that the right cartridge is loaded, then try again",
     _R.RESELECT: "make sure that nothing else uses the drive",
     _R.FALL_BACK: "report this drive with the output of 'tapefs drives --json'",
     _R.READ_ONLY: "the tape can be read but not written in this drive",

@@ -84,6 +84,11 @@ class UsbDriveInfo:
         names = [name for name in (self.manufacturer, self.product) if name]
         return " ".join(names) or f"{self.vendor_id:04x}:{self.product_id:04x}"
 
+    def is_same_as(self, other: UsbDriveInfo) -> bool:
+        """Whether this may be the very device that `other` describes, wherever it is now."""
+        mine = (self.vendor_id, self.product_id, self.serial)
+        return mine == (other.vendor_id, other.product_id, other.serial)
+
     @property
     def is_surely_no_tape(self) -> bool:
         """Linux knows what it is, and it is something else."""
@@ -143,17 +148,20 @@ def open_endpoints(
     backend: Any = None,  # noqa: ANN401 pyusb has no types
     sysfs: Path | None = None,
     limiter: trio.CapacityLimiter | None = None,
+    known: UsbDriveInfo | None = None,
 ) -> UsbEndpoints:
     """Take the drive named `usb` (the only one), `usb:SERIAL` or `usb:BUS.PORT`. Blocks briefly.
 
-    The kernel's driver is detached until `UsbEndpoints.close`. `limiter` bounds the calls that may
-    be on the wire at one time; anything but its default of 1 is for showing what that breaks.
+    With `known`, only the same drive again, which may be at another place if its serial number
+    tells it; others are not touched. The kernel's driver is detached until `UsbEndpoints.close`.
+    `limiter` bounds the calls that may be on the wire at one time; anything but its default of 1
+    is for showing what that breaks.
 
     Raises NoDrive (none, or more than one answers to the name, or it may not be opened), DriveBusy
     (another program holds it), DriveGone, WireFailed.
     """
     candidates, reasons = _search(backend, sysfs)
-    chosen = _choose(selector, candidates, reasons)
+    chosen = _choose(selector, candidates, reasons, known)
     for candidate in candidates:
         if candidate is not chosen:
             usb.util.dispose_resources(candidate.device)
@@ -276,7 +284,7 @@ def _wire_errors() -> Iterator[None]:
 def _translated(error: usb.core.USBError) -> Exception:
     number = error.errno
     if number in _GONE:
-        return DriveGone("the drive is not connected any more; plug it in and mount again")
+        return DriveGone("the drive is not connected any more; plug it in again")
     if number == errno.EPIPE:
         return EndpointStalled("the drive stalled")
     if number == errno.ETIMEDOUT or isinstance(error, usb.core.USBTimeoutError):
@@ -456,17 +464,25 @@ def _strings(device: Any) -> tuple[_Names, str | None]:  # noqa: ANN401
         return _Names(), None
 
 
-def _choose(selector: str, candidates: list[_Candidate], reasons: list[str]) -> _Candidate:
+def _choose(
+    selector: str,
+    candidates: list[_Candidate],
+    reasons: list[str],
+    known: UsbDriveInfo | None,
+) -> _Candidate:
     kind, _, wanted = selector.partition(":")
     if kind != "usb":
         raise NoDrive(f"'{selector}' names no USB drive; write usb, usb:SERIAL or usb:BUS.PORT")
+    same = [each for each in candidates if known is None or each.info.is_same_as(known)]
+    if known is not None and known.serial and len(same) == 1:
+        return same[0]
     if wanted:
-        matching = [each for each in candidates if wanted in (each.info.serial, each.info.place)]
+        matching = [each for each in same if wanted in (each.info.serial, each.info.place)]
     else:
         # Without a name nothing is taken from a kernel driver that is not known to drive a tape.
         matching = [
             each
-            for each in candidates
+            for each in same
             if each.info.scsi_type == SCSI_TYPE_TAPE or each.info.kernel_driver is None
         ]
     if len(matching) == 1:
@@ -477,4 +493,5 @@ def _choose(selector: str, candidates: list[_Candidate], reasons: list[str]) -> 
         names = ", ".join(f"usb:{each.info.place} ({each.info.title})" for each in matching)
         raise NoDrive(f"more than one drive answers to '{selector}'; choose one: {names}")
     others = [f"{each.info.title} is at usb:{each.info.place}" for each in candidates]
-    raise NoDrive(f"no drive answers to '{selector}': {'; '.join([*others, *reasons])}")
+    asked = f"{known.title} ({known.selector})" if known else f"'{selector}'"
+    raise NoDrive(f"no drive answers to {asked}: {'; '.join([*others, *reasons])}")

@@ -72,6 +72,13 @@ class OverlappedCommand(TapefsError):
     fault = Fault.BUG
 
 
+class WireReset(DriveFailed, DriveGone):
+    """The wire failed. It was reset, or the drive was given up because no reset helped.
+
+    What the drive did with the command, its position and its modes are unknown.
+    """
+
+
 class EndpointStalled(WireFailed):
     """The drive halted the pipe."""
 
@@ -155,10 +162,10 @@ class BotTransport:
         a copy. IN: `data` may be an array of at least that many bytes, to be filled in place. It
         must not be touched before this returns. CHECK CONDITION is a Completion, not an exception.
 
-        Raises OverlappedCommand (nothing was sent), DriveGone, and DriveFailed: when the wire
-        failed, it was reset as far as it took, the command may or may not have been executed, and
-        the position is unknown. Nothing is ever sent a second time. ValueError when `data` does
-        not fit the command. Cancelled before anything was sent, or not at all.
+        Raises OverlappedCommand (nothing was sent), DriveGone, DriveFailed, and WireReset, which is
+        both: when the wire failed, it was reset as far as it took, the command may or may not have
+        been executed, and the position is unknown. Nothing is ever sent a second time. ValueError
+        when `data` does not fit the command. Cancelled before anything was sent, or not at all.
         """
         if self._under_way is not None and self._overlap_guard:
             raise OverlappedCommand(
@@ -172,6 +179,11 @@ class BotTransport:
         finally:
             self._under_way = None
 
+    @property
+    def lost(self) -> bool:
+        """Nothing more will be sent: the drive is gone, was given up, or was given back."""
+        return self._closed or self._lost is not None
+
     async def aclose(self) -> None:
         """Give the drive back to the system. May be called more than once; never fails."""
         if not self._closed:
@@ -181,7 +193,7 @@ class BotTransport:
 
     def _checked(self, command: Command, data: array[int] | bytes | None) -> array[int] | None:
         if self._closed:
-            raise DriveGone("the drive was closed; mount again")
+            raise DriveGone("the drive was closed; open it again")
         if self._lost is not None:
             raise type(self._lost)(str(self._lost))
         length = command.transfer_length_bytes
@@ -199,14 +211,14 @@ class BotTransport:
             completion = await self._endpoints.run(partial(self._perform, command, buffer))
         except DriveGone as exc:
             raise self._give_up(
-                DriveGone(f"the drive vanished during {command.name}; plug it in and mount again")
+                DriveGone(f"the drive vanished during {command.name}; plug it in again")
             ) from exc
         except (WireFailed, DriveBusy, NoDrive) as exc:
             with trio.CancelScope(shield=True):
                 await self._recover(command.name, exc)
-            raise DriveFailed(
+            raise WireReset(
                 f"{command.name} failed on the USB wire ({exc}); the wire was reset and the "
-                "position on tape is unknown; mount the tape again"
+                "position on tape is unknown; check cable and power, then try again"
             ) from exc
         self._recovery_count = 0
         return completion
@@ -332,7 +344,7 @@ class BotTransport:
                 return
         except DriveGone as exc:
             raise self._give_up(
-                DriveGone(f"the drive did not come back after {name}; plug it in and mount again")
+                DriveGone(f"the drive did not come back after {name}; plug it in again")
             ) from exc
         except (DriveBusy, NoDrive) as exc:
             self._give_up(exc)  # someone else has it now, and the message says so
@@ -340,7 +352,7 @@ class BotTransport:
         except WireFailed as exc:
             reason = exc
         raise self._give_up(
-            DriveFailed(
+            WireReset(
                 "the drive does not answer, even after a reset of its USB port; power-cycle it"
             )
         ) from reason
