@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -16,6 +16,7 @@ from tape_rig import (
     write_files,
 )
 
+from tapefs.daemon.drives import opened, require_medium
 from tapefs.drive import (
     TapeAddress,
     TapeDrive,
@@ -217,6 +218,35 @@ async def test_wait_ready_waits_for_a_drive_that_is_loading(
     await drive.wait_ready(60.0)
     assert loaded(drive)
     assert 8 <= trio.current_time() <= 12
+
+
+async def test_who_waits_is_told_why_and_how_far_it_is(
+    rigs: Rigs, autojump_clock: trio.testing.MockClock
+) -> None:
+    rig = rigs()
+    drive = await rig.open()
+    shares = (0x1999, 0x8000)
+    for share in shares:
+        progress = b"\x80" + share.to_bytes(2, "big")
+        loading = Sense(SenseKey.NOT_READY, 0x04, 0x01, key_specific=progress)
+        rig.wire.answer(c.TestUnitReady, *[loading] * 3)
+    rig.wire.answer(c.TestUnitReady, *[Sense(SenseKey.NOT_READY, 0x3A)] * 3)
+    said: list[dict[str, Any]] = []
+    drive._initiator.end_session()
+
+    async def connect() -> TapeDrive:
+        return drive
+
+    async with opened("usb", connect, virtual=False) as holder:
+        await require_medium(holder, said.append)
+    assert [
+        event["message"].removeprefix("waiting for the drive, which reports ") for event in said
+    ] == [
+        "that it is becoming ready, 00 % done",
+        "that it is becoming ready, 50 % done",
+        "that no cartridge is loaded",
+    ]
+    assert loaded(drive)
 
 
 async def test_wait_ready_sends_load_when_the_drive_asks_for_it(

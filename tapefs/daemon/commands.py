@@ -94,7 +94,7 @@ async def format_tape(
         raise UsageError(f"'{name}' cannot name a volume; use 1 to 64 printable characters")
     async with open_drive(drive_name, create=True) as opened:
         drive = opened.drive
-        await require_medium(opened)
+        await require_medium(opened, report)
         if drive.write_protected:
             raise WriteProtected("the cartridge is write protected; open its tab and try again")
         chosen = _record_size(record_bytes, drive)
@@ -171,7 +171,7 @@ async def list_generations(drive_name: str, state_dir: Path, report: Report) -> 
     """
     make_directory(state_dir)
     async with open_drive(drive_name) as opened:
-        await require_medium(opened)
+        await require_medium(opened, report)
         label = await read_label(opened.drive)
         directory = make_directory(state_dir / "volumes" / str(label.volume_uuid))
         view = await open_view(opened.drive, label, directory, report, writable=False)
@@ -191,7 +191,7 @@ async def verify(drive_name: str, state_dir: Path, scope: str, report: Report) -
     make_directory(state_dir)
     async with open_drive(drive_name) as opened:
         drive = opened.drive
-        await require_medium(opened)
+        await require_medium(opened, report)
         label = await read_label(drive)
         directory = make_directory(state_dir / "volumes" / str(label.volume_uuid))
         with ExitStack() as closing:
@@ -237,7 +237,7 @@ async def rebuild(drive_name: str, state_dir: Path, report: Report) -> dict[str,
     """
     make_directory(state_dir)
     async with open_drive(drive_name) as opened:
-        await require_medium(opened)
+        await require_medium(opened, report)
         label = await read_label(opened.drive)
         directory = make_directory(state_dir / "volumes" / str(label.volume_uuid))
         work = make_directory(directory / "work")

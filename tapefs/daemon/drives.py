@@ -13,6 +13,7 @@ from tapefs.emulator.name import VirtualDriveName, open_cartridge
 from tapefs.emulator.target import Target
 from tapefs.emulator.usb import EmulatedUsbBackend, UsbIdentity
 from tapefs.errors import NotReady, UsageError
+from tapefs.scsi.sense import NotReadyCondition, reaction_row
 from tapefs.usb.device import open_endpoints
 from tapefs.usb.transport import SETTLE_S, BotTransport
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tapefs.usb.device import UsbDriveInfo
 
     Connect = Callable[[], Awaitable[TapeDrive]]
+    Report = Callable[[dict[str, Any]], None]
 
 # A drive that is still loading gets this long at the start of a command.
 READY_DEADLINE_S: Final = 300.0
@@ -118,9 +120,16 @@ class UsbConnection:
             raise
 
 
-async def require_medium(opened: OpenedDrive) -> None:
-    """Wait until a cartridge is loaded and ready. Raises NotReady."""
+async def require_medium(opened: OpenedDrive, report: Report) -> None:
+    """Wait until a cartridge is loaded and ready, and report why not yet. Raises NotReady."""
+
+    def waiting(condition: NotReadyCondition) -> None:
+        message = f"waiting for the drive, which reports {reaction_row(condition.sense).meaning}"
+        if (share := condition.sense.progress) is not None:
+            message += f", {int(share * 10)}0 % done"
+        report({"event": "progress", "phase": "ready", "message": message})
+
     if not opened.drive.medium_loaded:
-        await opened.drive.wait_ready(READY_DEADLINE_S)
+        await opened.drive.wait_ready(READY_DEADLINE_S, waiting)
     if not opened.drive.medium_loaded:
         raise NotReady(f"no cartridge is loaded in {opened.name}; insert one")

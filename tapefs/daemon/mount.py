@@ -80,7 +80,7 @@ class _Mount:
         self._progress("drive", f"opening {self._request.drive}")
         try:
             async with open_drive(self._request.drive) as opened:
-                await require_medium(opened)
+                await require_medium(opened, self._report)
                 self._progress("label", "reading the label")
                 label = await read_label(opened.drive)
                 await self._run_volume(opened, label)

@@ -51,6 +51,8 @@ from tapefs.scsi.sense import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tapefs.drive.probe import DriveIdentity
     from tapefs.drive.transport import Transport
     from tapefs.scsi.completion import Completion
@@ -132,12 +134,15 @@ class TapeDrive(TapeMotion):
             raise condition
         return False
 
-    async def wait_ready(self, deadline_s: float) -> None:
+    async def wait_ready(
+        self, deadline_s: float, waiting: Callable[[NotReadyCondition], None] | None = None
+    ) -> None:
         """Wait until the medium is ready, at most `deadline_s` seconds from now, and set it up.
 
         Calling it declares that the caller knows nothing about the medium and will look: doubt
         left by MediumChanged and its like ends here, and the position is unknown. Raises the
         NotReadyCondition that still stood at the deadline, at once when waiting cannot help.
+        `waiting` is told each second why the drive is not ready (`sense.progress`: how far it is).
         """
         self._initiator.end_session()
         deadline = trio.current_time() + deadline_s
@@ -152,6 +157,8 @@ class TapeDrive(TapeMotion):
                 loaded = True
                 await self._initiator.perform(LoadUnload(load=True))
                 continue
+            if waiting is not None:
+                waiting(condition)
             await trio.sleep(POLL_S)
         await self._set_up()
 
