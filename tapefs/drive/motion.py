@@ -155,6 +155,9 @@ class TapeMotion:
         """
         if not count:
             return
+        if count < 0 and self.capabilities.space_tells is False:
+            await self._approach_filemark(-count)
+            return
         here = self._counter
         file = here.file
         # Back over one filemark: over the records since then, and the mark itself.
@@ -169,6 +172,28 @@ class TapeMotion:
         if isinstance(condition, EndOfData) and file is not None and left is not None:
             here.file = file + count - abs(left)
         raise condition
+
+    async def _approach_filemark(self, count: int) -> None:
+        """Go before the filemark that is the `count`-th backwards, from behind it.
+
+        Drives that do not say how far they got are not asked to go back over filemarks: tgt goes
+        one record too far. One block back from behind a filemark is before it on every drive.
+        """
+        here = self._counter
+        start, file = here.address(), here.file
+        if file is None:
+            raise PositionUnknown(
+                "the place on tape is not known, and this drive cannot tell; mount the tape again"
+            )
+        if file < count:
+            await self.rewind()
+            sense = Sense(asc=0x00, ascq=0x04, end_of_medium=True)
+            raise check_condition(sense, "SPACE over filemarks")
+        await self._space_to(TapeAddress(0, file - count + 1, 0))
+        await self._space(SpaceCode.BLOCKS, -1)
+        known = start is not None and count == 1
+        block = start.block - start.block_in_file - 1 if start and known else None
+        here.place(block, file - count, None)
 
     async def space_blocks(self, count: int) -> None:
         """Go over `count` blocks, backwards when negative.
@@ -273,10 +298,14 @@ class TapeMotion:
         return self._counter.block
 
     async def _return_to(self, address: TapeAddress) -> None:
-        """Go to `address`, of a place the head has been at, with relative motions only."""
+        """Go to `address`, of a place the head has been at, or else to where its tape file begins.
+
+        Over filemarks only: tgt fails when it spaces blocks up to the end of data.
+        """
         if self._counter.address() != address:
-            await self._space_to(address)
-            self._counter.place(address.block, address.file, address.block_in_file)
+            beginning = TapeAddress(address.block - address.block_in_file, address.file, 0)
+            await self._space_to(beginning)
+            self._counter.place(beginning.block, beginning.file, 0)
 
     async def _count_file(self) -> bool:
         """From a known place go behind the next filemark, or else to the end of data: then True.

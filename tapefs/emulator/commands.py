@@ -194,7 +194,7 @@ def _space(unit: LogicalUnit, command: c.Space6 | c.Space16, _data: memoryview) 
     if unit.personality.space_tells:
         return _space_as_standard(unit.ready_deck(), command)
     try:
-        return _space_as_standard(unit.ready_deck(), command, over_filemarks=True)
+        return _space_as_tgt(unit.ready_deck(), command)
     except CheckConditionStatus as error:
         sense = error.sense
         if sense.information is None:
@@ -204,12 +204,19 @@ def _space(unit: LogicalUnit, command: c.Space6 | c.Space16, _data: memoryview) 
         raise CheckConditionStatus(told) from error
 
 
-def _space_as_standard(
-    deck: Deck, command: c.Space6 | c.Space16, *, over_filemarks: bool = False
-) -> TargetReply:
-    if command.code is c.SpaceCode.BLOCKS and over_filemarks:
-        deck.space_blocks_over_filemarks(command.count)
-    elif command.code is c.SpaceCode.BLOCKS:
+def _space_as_tgt(deck: Deck, command: c.Space6 | c.Space16) -> TargetReply:
+    if command.code is c.SpaceCode.BLOCKS:
+        deck.space_objects(command.count)
+        return _GOOD
+    _space_as_standard(deck, command)
+    if command.code is c.SpaceCode.FILEMARKS and command.count < 0:
+        # Back over filemarks it goes one object too far.
+        deck.space_objects(-1)
+    return _GOOD
+
+
+def _space_as_standard(deck: Deck, command: c.Space6 | c.Space16) -> TargetReply:
+    if command.code is c.SpaceCode.BLOCKS:
         deck.space_blocks(command.count)
     elif command.code is c.SpaceCode.FILEMARKS:
         deck.space_filemarks(command.count)

@@ -360,20 +360,17 @@ class Deck:
             sense = status.filemark_detected if has_mark else status.beginning_of_partition
         raise CheckConditionStatus(sense(missing))
 
-    def space_blocks_over_filemarks(self, count: int) -> None:
-        """Go over `count` records as if there were no filemarks between them."""
+    def space_objects(self, count: int) -> None:
+        """Go over `count` records and filemarks alike, as tgt does for records.
+
+        Whoever arrives at the end of data is told so, also where nothing is missing.
+        """
         self.flush()
-        cartridge, step = self.cartridge, 1 if count > 0 else -1
-        at, end = self.position, cartridge.object_count
-        for left in range(abs(count), 0, -1):
-            while 0 <= (found := at if step > 0 else at - 1) < end and cartridge.is_filemark(found):
-                at += step
-            if not 0 <= found < end:
-                self._move(at)
-                sense = status.end_of_data if step > 0 else status.beginning_of_partition
-                raise CheckConditionStatus(sense(left))
-            at += step
-        self._move(at)
+        end = self.cartridge.object_count
+        target = self.position + count
+        self._move(max(0, min(target, end)))
+        if count > 0 and target >= end:
+            raise CheckConditionStatus(status.end_of_data(target - end))
 
     def space_filemarks(self, count: int, *, adjacent: bool = False) -> None:
         """Go over `count` filemarks, to the far side of the last; backwards when negative.
