@@ -123,7 +123,7 @@ async def test_a_disk_and_an_onstream_are_refused(rigs: Rigs) -> None:
 
 
 async def test_a_drive_with_fixed_blocks_only_is_used_with_these(rigs: Rigs) -> None:
-    rig = rigs("travan20")
+    rig = rigs("travan")
     drive = await TapeDrive.open(rig.wire)
     assert drive.block_bytes == 512
     with pytest.raises(UnsupportedDrive, match="of variable length"):

@@ -39,7 +39,7 @@ def rigs(tmp_path: Path) -> Iterator[Rigs]:
 
 @pytest.fixture
 def rig(rigs: Rigs) -> Rig:
-    return rigs("travan20")
+    return rigs("travan")
 
 
 async def test_a_record_is_one_command_and_several_blocks(rig: Rig) -> None:
@@ -129,7 +129,7 @@ async def test_a_recovered_read_counts(rig: Rig) -> None:
 
 
 async def test_the_hard_end_within_a_record(rigs: Rigs) -> None:
-    rig = rigs("travan20", 1 << 20)
+    rig = rigs("travan", 1 << 20)
     drive = await rig.open()
     await drive.rewind()
     warned = 0

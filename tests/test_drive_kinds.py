@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from volume_rig import User
 
-KINDS = ("travan20", "plain", "tgt")
+KINDS = ("travan", "plain", "tgt")
 BLOCK_BYTES = 512
 BLOCKS = RECORD_BYTES // BLOCK_BYTES
 
@@ -47,7 +47,7 @@ async def rig(tmp_path: Path, request: pytest.FixtureRequest) -> Rig:
 
 @pytest.fixture
 async def fixed(tmp_path: Path) -> Rig:
-    rig = Rig(tmp_path, "travan20")
+    rig = Rig(tmp_path, "travan")
     await rig.format()
     return rig
 
@@ -230,7 +230,7 @@ async def test_a_drive_of_any_blocks_reads_and_appends(fixed: Rig) -> None:
         await user.write("more", b"more")
     records = [spot.data for spot in spots(fixed.tap.read_bytes()) if spot.data is not None]
     assert {len(data) for data in records} == {BLOCK_BYTES}
-    use_other_drive(fixed, "travan20")
+    use_other_drive(fixed, "travan")
     async with fixed.mounted() as user:
         assert await user.read("more") == b"more"
 
@@ -248,7 +248,7 @@ def rigs(tmp_path: Path) -> Iterator[Rigs]:
 
 
 async def test_first_records_that_are_no_label(rigs: Rigs) -> None:
-    drive = await rigs("travan20").open()
+    drive = await rigs("travan").open()
     with pytest.raises(BlankTape):
         await read_label(drive)
     for blocks, marks in ((0, 1), (3, 1), (30, 1)):
@@ -262,7 +262,7 @@ async def test_first_records_that_are_no_label(rigs: Rigs) -> None:
 
 async def test_a_label_that_lies_about_its_blocks(rigs: Rigs, tmp_path: Path) -> None:
     drive = await rigs("lto5").open()
-    await write_label(drive, Rig(tmp_path, "travan20").label)
+    await write_label(drive, Rig(tmp_path, "travan").label)
     with pytest.raises(DamagedTape, match="the tape has blocks of 0"):
         await read_label(drive)
 

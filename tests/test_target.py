@@ -759,7 +759,7 @@ def test_fixed_blocks_at_the_end_are_counted_in_blocks(make: Make, path: Path) -
 
 
 def test_a_drive_with_one_block_length(make: Make) -> None:
-    target = make("travan20")
+    target = make("travan")
     assert BlockLimits.unpack(ask(target, c.ReadBlockLimits())).fixed_only
     bad_cdb = Sense(SenseKey.ILLEGAL_REQUEST, 0x24, 0x00)
     assert run(target, c.Write6(512), bytes(512)) == bad_cdb

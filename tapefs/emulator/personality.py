@@ -153,7 +153,7 @@ _KNOWN: Final = (
         load_s=15.0,
     ),
     Personality(
-        name="travan20",
+        name="travan",
         vendor="Seagate",
         product="STT20000U",
         revision="7.A1",
