@@ -2,7 +2,7 @@
 
 Broken wires, bad blocks, resets and pulled cables under programs that write, sync and read; then a
 mount with a good drive has to show everything that was acknowledged, and so has one elsewhere.
-`TAPEFS_FAULT_SEEDS=N` tries N plans instead of twenty.
+`TAPEFS_FAULT_SEEDS=N` tries N plans instead of ten.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tapefs.usb.transport import BotTransport
 if TYPE_CHECKING:
     from tapefs.emulator.target import Target
 
-SEED_COUNT = int(os.environ.get("TAPEFS_FAULT_SEEDS", "20"))
+SEED_COUNT = int(os.environ.get("TAPEFS_FAULT_SEEDS", "10"))
 
 
 class Wires:

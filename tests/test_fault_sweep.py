@@ -2,7 +2,7 @@
 
 Whatever the wire does, the call ends with what it promises or with a typed error; a command that
 moves the tape goes out once; and where the head is believed to be, there it is.
-`TAPEFS_FAULT_SEEDS=N` tries N random plans instead of one hundred.
+`TAPEFS_FAULT_SEEDS=N` tries N random plans instead of forty.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     Action = Callable[[TapeDrive], Awaitable[object]]
 
 RECORD_BYTES = 2048
-SEED_COUNT = int(os.environ.get("TAPEFS_FAULT_SEEDS", "100"))
+SEED_COUNT = int(os.environ.get("TAPEFS_FAULT_SEEDS", "40"))
 MOVES = frozenset(
     ["READ(6)", "WRITE(6)", "WRITE FILEMARKS(6)", "SPACE(6)", "LOCATE(10)", "REWIND", "LOAD UNLOAD"]
 )
