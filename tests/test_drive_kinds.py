@@ -127,7 +127,7 @@ async def test_all_blocks_have_one_length(fixed: Rig) -> None:
         start += file.record_count * BLOCKS + 1
 
 
-async def torn_within_a_record(rig: Rig, block_count: int) -> dict[str, tuple[object, ...]]:
+async def torn_within_a_record(rig: Rig, block_count: int | None) -> dict[str, tuple[object, ...]]:
     """A volume of whose last segment only `[:block_count]` of the blocks got on tape."""
     async with rig.mounted() as user:
         await fill(user)
@@ -178,6 +178,18 @@ async def test_salvage_from_a_segment_torn_within_a_record(fixed: Rig) -> None:
         assert len(new) == 3
         assert all(found[path][8] == wanted[path][8] for path in found)
         shutil.rmtree(fixed.state)
+
+
+async def test_a_whole_segment_with_something_behind_it_is_none(fixed: Rig) -> None:
+    wanted = await torn_within_a_record(fixed, None)
+    append_blocks(fixed.tap, [b"x" * BLOCK_BYTES] * 3)
+    shutil.rmtree(fixed.state)
+    async with fixed.mounted() as user:
+        found = await user.snapshot()
+        last = user.volume.view.last_tape_file()
+        assert last is not None
+        assert (last.kind, last.record_count % BLOCKS) == (TapeFileKind.TORN, 3)
+    assert {p: v[8] for p, v in found.items()} == {p: v[8] for p, v in wanted.items()}
 
 
 async def test_a_torn_segment_is_seen_without_writing(fixed: Rig) -> None:
