@@ -143,7 +143,7 @@ async def _open_live(view: TapeView, path: Path) -> Catalog:
         raise WrongTape(
             f"this tape was written by another host since it was last here, but {files} files and "
             f"{changes} changes of this host are not on it yet; mount it with another --state-dir "
-            "to read it, and copy what is missing"
+            "to read it; 'tapefs spool move' takes what is missing to another one"
         )
     telemetry.event(telemetry.ROLL_FORWARD, written_elsewhere=True)
     remove_database(path)

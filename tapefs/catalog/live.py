@@ -48,7 +48,6 @@ _LINK: Final = (
     "INSERT INTO dentry (parent, name, ino) VALUES (?, ?, ?)"
     " ON CONFLICT (parent, name) DO UPDATE SET ino = excluded.ino"
 )
-
 # The tape knows them already, so this is no change to be noted.
 _TAKE_HASHES: Final = "UPDATE inode SET sha256 = ?, xxh128 = ? WHERE ino = ?"
 
@@ -465,17 +464,18 @@ class Catalog(Namespace):
             ((parent, name, epoch) for parent, name in logged_dentries),
         )
 
-    def close(self, *, clean: bool) -> None:
-        """Commit everything and close the file; may be called again.
+    def close(self, *, clean: bool, commit: bool = True) -> None:
+        """Commit everything, or nothing, and close the file; may be called again.
 
         `clean`: the tape has everything too, and the next mount need not look for leftovers.
         """
         if self._lock is None:
             return
         try:
-            self._begin()
-            self._database.set_setting("clean_shutdown", int(clean))
-            self.commit(durable=True)
+            if commit:
+                self._begin()
+                self._database.set_setting("clean_shutdown", int(clean))
+                self.commit(durable=True)
         finally:
             self._database.close()
             os.close(self._log)
