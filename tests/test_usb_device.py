@@ -20,7 +20,8 @@ from tapefs.emulator.usb import EmulatedUsbBackend, UsbIdentity
 from tapefs.emulator.wire_faults import FaultEffect, WireFault
 from tapefs.errors import DriveBusy, DriveGone, NoDrive, TapefsError
 from tapefs.usb.bot import Pipe, WireFailed
-from tapefs.usb.device import list_drives, open_endpoints
+from tapefs.usb.device import open_endpoints
+from tapefs.usb.discovery import list_drives
 from tapefs.usb.transport import EndpointStalled, TransferOverflow, TransferTimeout
 
 if TYPE_CHECKING:

@@ -36,7 +36,7 @@ from tapefs.errors import (
     WrongTape,
 )
 from tapefs.geometry import Geometry
-from tapefs.usb.device import list_drives as list_usb_drives
+from tapefs.usb.discovery import list_drives as list_usb_drives
 from tapefs.volume.label import Label, is_valid_name, is_valid_record_size
 from tapefs.volume.session import find_end, read_label, write_label
 

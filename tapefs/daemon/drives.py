@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from tapefs.drive import TapeDrive
+from tapefs.drive import TapeDrive, UnsupportedDrive
 from tapefs.emulator.name import VirtualDriveName, open_cartridge
 from tapefs.emulator.target import Target
 from tapefs.emulator.usb import EmulatedUsbBackend, UsbIdentity
@@ -20,7 +20,8 @@ from tapefs.usb.transport import SETTLE_S, BotTransport
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from tapefs.usb.device import UsbDriveInfo
+    from tapefs.usb.device import UsbEndpoints
+    from tapefs.usb.discovery import UsbDriveInfo
 
     Connect = Callable[[], Awaitable[TapeDrive]]
     Report = Callable[[dict[str, Any]], None]
@@ -112,12 +113,23 @@ class UsbConnection:
             partial(open_endpoints, self._selector, self._backend, known=self._known)
         )
         self._known = endpoints.info
-        transport = BotTransport(endpoints, settle_s=self._settle_s)
         try:
-            return await TapeDrive.open(transport)
+            return await self._open_unit(endpoints)
         except BaseException:
-            await transport.aclose()
+            with trio.CancelScope(shield=True):
+                await endpoints.run(endpoints.close)
             raise
+
+    async def _open_unit(self, endpoints: UsbEndpoints) -> TapeDrive:
+        """The first logical unit that is a tape drive; an autoloader has its changer beside it."""
+        refusals: list[UnsupportedDrive] = []
+        for lun in range(await endpoints.run(endpoints.max_lun) + 1):
+            transport = BotTransport(endpoints, lun=lun, settle_s=self._settle_s)
+            try:
+                return await TapeDrive.open(transport)
+            except UnsupportedDrive as error:
+                refusals.append(error)
+        raise refusals[0]
 
 
 async def require_medium(opened: OpenedDrive, report: Report) -> None:

@@ -80,6 +80,8 @@ class BotDevice:
         less_data: LessData = LessData.SHORT_PACKET,
     ) -> None:
         self.server = server
+        # Logical units 1 and up, as the changer of an autoloader; resets concern them all.
+        self.more_units: list[DeviceServer] = []
         self.subclass = subclass
         self.max_packet_bytes = max_packet_bytes
         self.less_data = less_data
@@ -98,6 +100,20 @@ class BotDevice:
         self._phase = _Phase.COMMAND
 
     @property
+    def max_lun(self) -> int:
+        """What GET MAX LUN answers."""
+        return len(self.more_units)
+
+    @property
+    def _units(self) -> list[DeviceServer]:
+        return [self.server, *self.more_units]
+
+    @property
+    def _unit(self) -> DeviceServer:
+        """The one that the command is for."""
+        return self._units[self._block.lun]
+
+    @property
     def plugged_in(self) -> bool:
         """Whether there is a device to talk to, as far as anybody looked."""
         return self.cable.plugged_in
@@ -114,13 +130,15 @@ class BotDevice:
     def power_cut(self, replug: Replug | None = None) -> None:
         """Pull the mains plug: the device is gone, and what was only buffered is lost."""
         self.cable.pull(replug)
-        self.server.power_cut()
+        for unit in self._units:
+            unit.power_cut()
 
     def plug_in(self) -> None:
         """Connect again. The drive reports the reset; a transaction cut off is forgotten."""
         self._fresh_start()
         self.cable.plug_in()
-        self.server.reset()
+        for unit in self._units:
+            unit.reset()
 
     def bulk_out(self, data: bytes | memoryview | array[int]) -> int:
         """The host sends `data` in one transfer. Returns the number of bytes taken: all.
@@ -186,13 +204,15 @@ class BotDevice:
         self._wedged = self._sense_waits = False
         self._recovery_due = ""
         self._phase = _Phase.COMMAND
-        self.server.class_reset()
+        for unit in self._units:
+            unit.class_reset()
 
     def port_reset(self) -> None:
         """A reset of the port: like plugged in again, and the device server is told."""
         self._reset(FaultPoint.PORT_RESET)
         self._fresh_start()
-        self.server.reset()
+        for unit in self._units:
+            unit.reset()
 
     def _reset(self, point: FaultPoint) -> None:
         self._need(None)
@@ -207,7 +227,7 @@ class BotDevice:
 
     def _take_command(self, data: bytes | memoryview | array[int]) -> None:
         try:
-            block = accepted(bytes(data), self.subclass)
+            block = accepted(bytes(data), self.subclass, self.max_lun)
         except ProtocolError as exc:
             self._violate(ViolationKind.INVALID_COMMAND_BLOCK, f"{exc}; both pipes stall")
             self._wedge()
@@ -242,7 +262,7 @@ class BotDevice:
     def _agree(self) -> None:
         """Compare what host and device want to do (BOT 1.0 §6.7) and enter the next phase."""
         host, host_bytes = self._block.direction, self._block.length_bytes
-        device, device_bytes = self.server.expects(self._cdb)
+        device, device_bytes = self._unit.expects(self._cdb)
         if not device_bytes:
             device = Direction.NONE
         if Direction.NONE not in (host, device) and host is not device:
@@ -271,12 +291,12 @@ class BotDevice:
         self._phase = _Phase.STATUS
 
     def _server_intent(self) -> str:
-        direction, length_bytes = self.server.expects(self._cdb)
+        direction, length_bytes = self._unit.expects(self._cdb)
         return f"{max(length_bytes, len(self._data_in))} ({direction.value})"
 
     def _execute(self, data: bytes | memoryview | array[int]) -> None:
         self.command_count += 1
-        reply = self.server.execute(self._cdb, data)
+        reply = self._unit.execute(self._cdb, data)
         self._status = CommandStatus.PASSED if reply.good else CommandStatus.FAILED
         self._phase = _Phase.STATUS
         if self._block.direction is Direction.OUT:
@@ -397,7 +417,8 @@ class BotDevice:
         if change is Change.PLUGGED_IN:
             self.plug_in()
         elif change is Change.POWERED_OFF:
-            self.server.power_cut()
+            for unit in self._units:
+                unit.power_cut()
 
     def _strike(self, point: FaultPoint, pipe: Pipe | None = None) -> FaultEffect | None:
         """Let what is planned for `point` happen; returns it if it is not an exception."""

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from array import array
 
 
-def accepted(data: bytes, subclass: int) -> CommandBlock:
-    """The command block in `data`, for a device of this subclass with one logical unit.
+def accepted(data: bytes, subclass: int, max_lun: int) -> CommandBlock:
+    """The command block in `data`, for a device of this subclass with units 0 to `max_lun`.
 
     Raises ProtocolError that says what is wrong: length, signature, reserved bits, a logical unit
     that does not exist, or a CDB of a length that does not belong to its operation code or is not
     what an ATAPI packet has.
     """
     block = CommandBlock.unpack(data)
-    if block.lun:
+    if block.lun > max_lun:
         raise ProtocolError(f"a command block for LUN {block.lun}, which does not exist")
     count = len(block.cdb)
     if subclass in TWELVE_BYTE_SUBCLASSES and count != ATAPI_CDB_BYTES:

@@ -59,7 +59,7 @@ class ControlPipe:
             (0x00, 0x09): self._set_configuration,
             (0x81, 0x0A): lambda _: b"\0",  # GET INTERFACE: there is no other setting
             (0x01, 0x0B): self._set_interface,
-            (0xA1, 0xFE): lambda _: b"\0",  # GET MAX LUN
+            (0xA1, 0xFE): lambda _: bytes((self._device.max_lun,)),  # GET MAX LUN
             (0x21, 0xFF): self._class_reset,
         }
 

@@ -34,6 +34,9 @@ TAG_COUNT: Final = 1 << 32
 
 INTERFACE_CLASS: Final = 0x08
 INTERFACE_PROTOCOL: Final = 0x50
+LUN_MAX: Final = 0x0F
+# QIC-157.
+ATAPI_TAPE_SUBCLASS: Final = 0x03
 # SFF-8020i, QIC-157, UFI and SFF-8070i put an ATAPI packet on the wire, and that is 12 bytes.
 TWELVE_BYTE_SUBCLASSES: Final = frozenset({0x02, 0x03, 0x04, 0x05})
 ATAPI_CDB_BYTES: Final = 12
@@ -97,7 +100,7 @@ class CommandBlock:
         if len(data) != COMMAND_BLOCK_BYTES or data[:4] != COMMAND_SIGNATURE:
             raise ProtocolError(f"{len(data)} bytes that are no command block")
         _, tag, length_bytes, flags, lun, cdb_bytes, cdb = _COMMAND.unpack(data)
-        if flags & ~_FLAG_IN or lun > 0x0F or not 1 <= cdb_bytes <= CDB_BYTES_MAX:
+        if flags & ~_FLAG_IN or lun > LUN_MAX or not 1 <= cdb_bytes <= CDB_BYTES_MAX:
             raise ProtocolError("a command block with reserved bits set")
         if not length_bytes:
             direction = Direction.NONE

@@ -141,10 +141,16 @@ class BotTransport:
     """Carries commands to one drive. `execute` and `aclose` are for the task that owns the lane."""
 
     def __init__(
-        self, endpoints: Endpoints, *, overlap_guard: bool = True, settle_s: float = SETTLE_S
+        self,
+        endpoints: Endpoints,
+        *,
+        lun: int = 0,
+        overlap_guard: bool = True,
+        settle_s: float = SETTLE_S,
     ) -> None:
-        """`overlap_guard=False` exists to show in a test what the guard prevents."""
+        """For logical unit `lun`. `overlap_guard=False` shows what the guard prevents."""
         self._endpoints = endpoints
+        self._lun = lun
         self._overlap_guard = overlap_guard
         self._settle_s = settle_s
         self._under_way: str | None = None
@@ -287,7 +293,9 @@ class BotTransport:
     ) -> Result:
         self._tag = (self._tag + 1) % TAG_COUNT
         cdb = pad_cdb(cdb, self._endpoints.subclass)
-        with closing(transaction(CommandBlock(self._tag, cdb, direction, length))) as steps:
+        with closing(
+            transaction(CommandBlock(self._tag, cdb, direction, length, self._lun))
+        ) as steps:
             step = next(steps)
             while True:
                 outcome = self._move(step, data, timeout_s)
