@@ -23,7 +23,7 @@ def test_a_travan_cartridge_from_format_to_tar(tmp_path: Path) -> None:
     for number, size in enumerate((0, 1, 70_000, 3_000_000)):
         (source / f"file{number}").write_bytes(deterministic_bytes(number, size))
     (source / "below/last").write_bytes(b"last")
-    with new_host("?personality=travan20&capacity=64M") as host:
+    with new_host("?personality=travan&capacity=64M") as host:
         host.format().mount()
         subprocess.run(["cp", "-a", f"{source}/.", host.mountpoint], check=True)
         host.umount()
