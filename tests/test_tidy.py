@@ -112,9 +112,11 @@ def test_every_option_is_in_the_readme(command: argparse.ArgumentParser) -> None
     assert [word for word in options - {"-h", "-o"} if f"{word}" not in README] == []
 
 
-def test_every_example_in_the_readme_is_understood() -> None:
-    """All of them parse; where a pipe follows, the part before it."""
-    examples = [line.split("#")[0] for line in SHELL_BLOCKS.splitlines()]
+def test_every_example_is_understood() -> None:
+    """All in README.md and docs/ parse; where a pipe follows, the part before it."""
+    pages = "\n".join(page.read_text() for page in sorted((HOME / "docs").glob("*.md")))
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", pages, re.DOTALL))
+    examples = [line.split("#")[0] for line in (SHELL_BLOCKS + blocks).splitlines()]
     words = [
         part for line in examples for part in line.split("&&") if part.strip().startswith("tapefs")
     ]
