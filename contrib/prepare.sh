@@ -1,9 +1,10 @@
 #!/bin/sh
 # Install what tapefs needs on a Debian machine: Debian packages, and Python packages in ./.venv.
-# contrib/demo.sh and contrib/test.sh call it; running it again costs nothing.
+# contrib/demo.sh and contrib/test*.sh call it; running it again costs nothing.
 #
 #   contrib/prepare.sh run     what a mount needs
 #   contrib/prepare.sh test    what the tests need as well
+#   contrib/prepare.sh guest   what the tests in QEMU need as well: about 1 GB
 #
 # Exit codes: 2 wrong usage, 3 packages are missing and only root may install them, 4 packages
 # cannot be installed, 5 Python is too old, 6 Python packages cannot be installed, 7 no FUSE.
@@ -13,10 +14,13 @@ cd "$(dirname "$0")/.."
 kind=${1:-}
 packages="fuse3 libfuse3-dev pkg-config libusb-1.0-0 gcc libc6-dev python3-dev python3-venv"
 packages="$packages rsync attr acl tar"
+for_tests="libarchive-tools libcap2-bin psmisc"
+for_guests="linux-image-amd64 qemu-system-x86 qemu-block-extra tgt busybox-static udev mt-st sg3-utils"
 case $kind in
     run) extra= ;;
-    test) extra="[test]" packages="$packages libarchive-tools libcap2-bin psmisc" ;;
-    *) echo "usage: contrib/prepare.sh run|test" >&2; exit 2 ;;
+    test) extra="[test]" packages="$packages $for_tests" ;;
+    guest) kind=test extra="[test]" packages="$packages $for_tests $for_guests" ;;
+    *) echo "usage: contrib/prepare.sh run|test|guest" >&2; exit 2 ;;
 esac
 
 fail() { # exit code, sentence

@@ -63,7 +63,7 @@ def test_format_mount_fill_unmount_and_restore_without_tapefs(tmp_path: Path) ->
     data = random.Random(6).randbytes(8_000_000)
     (exchange / "data").write_bytes(data)
     cartridge = new_cartridge(tmp_path / "a.tap", GIB)
-    with_drive(cartridge, TAPEFS, exchange, deadline_s=500).check()
+    with_drive(cartridge, TAPEFS, exchange, deadline_s=600).check()
     label, segment, *_, behind = tape_files(cartridge)
     assert [len(record) for record in label] == [10240]
     assert {len(record) for record in segment} == {512 * 1024}

@@ -117,4 +117,4 @@ def test_an_operator_who_is_not_root_uses_the_drive(tmp_path: Path) -> None:
         *("-drive", f"if=none,id=stick,format=raw,file={exchange / 'stick'}"),
         *("-device", "usb-storage,bus=hc.0,drive=stick"),
     ]
-    with_drive(cartridge, script, exchange, before=before, devices=devices, deadline_s=400).check()
+    with_drive(cartridge, script, exchange, before=before, devices=devices, deadline_s=600).check()
