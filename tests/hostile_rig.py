@@ -140,7 +140,7 @@ def _assert_tree(inodes: dict[int, Any], names: list[Any]) -> None:
     assert len({(parent, name) for _, parent, name, _ in names}) == len(names)
     children: dict[int, list[int]] = {}
     for cookie, parent, name, ino in names:
-        assert 1 <= cookie < 2**62, "readdir starts at 0 and counts on"
+        assert 1 <= cookie <= 2**62, "readdir starts at 0 and counts on"
         assert stat.S_ISDIR(inodes[parent][1])
         assert ino in inodes
         assert 0 < len(name) < 256
