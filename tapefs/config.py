@@ -28,6 +28,8 @@ class Config:
 
     # fsync(2) returns when data and metadata are safe in the spool, or when they are on tape.
     fsync: Literal["spool", "tape"] = "spool"
+    # Whether each tape file is read back before the spool lets go of what is in it.
+    verify: Literal["off", "after-write"] = "off"
     # Most bytes of local disk that staged and cached file content may take.
     spool_bytes: int = 16 * GIB
     # Above this share of the spool the archiver starts without waiting for a full burst, and
@@ -91,6 +93,7 @@ class Config:
             raise UsageError("segment_max must be at least 4M; give it a larger value")
 
 
+_WORDS: Final = {"fsync": ("spool", "tape"), "verify": ("off", "after-write")}
 _UNITS: Final = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1024 * GIB}
 
 
@@ -134,9 +137,11 @@ def _parse_value(name: str, field: str, value: str | None) -> object:
         return value in (None, "1", "true", "yes", "on")
     if value is None:
         raise UsageError(f"mount option '{name}' needs a value: {name}=...")
-    if field == "fsync":
-        if value not in ("spool", "tape"):
-            raise UsageError(f"mount option fsync takes 'spool' or 'tape', not '{value}'")
+    if words := _WORDS.get(field):
+        if value not in words:
+            raise UsageError(
+                f"mount option {name} takes '{words[0]}' or '{words[1]}', not '{value}'"
+            )
         return value
     if "_bytes" in field:
         return parse_bytes(value)

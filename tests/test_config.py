@@ -82,6 +82,7 @@ def test_ignored_words_are_skipped_others_are_not() -> None:
         ("spool=lots", "'lots' is not a size"),
         ("spool=1M", "spool must be at least 16M"),
         ("fsync=never", "fsync takes 'spool' or 'tape', not 'never'"),
+        ("verify=always", "verify takes 'off' or 'after-write', not 'always'"),
         ("settle=soon", "mount option 'settle' takes a number, not 'soon'"),
         ("settle=nan", "mount option 'settle' must be a number that is not negative"),
         ("settle=-1", "mount option 'settle' must be a number that is not negative"),

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from first_light_rig import PROGRAMS, Host, deterministic_bytes, new_host
+from first_light_rig import Host, deterministic_bytes, new_host
 from test_verify import change
 
-from tapefs import cli
+from tapefs import cli, control
 from tapefs.archive.damage_report import printable
 from tapefs.cli.verify import mount_holding
 from tapefs.errors import ExitCode, NotMounted
@@ -94,22 +92,25 @@ def test_damage_has_an_exit_code_and_names(host: Host) -> None:
         host.image.write_bytes(sound)
 
 
-def test_ctrl_c_is_safe_and_says_how_to_go_on(host: Host) -> None:
-    host.mount()
-    assert verify(host, host.mountpoint)[0] == ExitCode.OK
-    words: list[str | Path] = [PROGRAMS / "tapefs", "verify", "--json", host.mountpoint]
-    with subprocess.Popen(
-        words, env=host.env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stderr is not None
-        assert json.loads(process.stderr.readline())["phase"] == "verify"
-        # Under way, or just at its end.
-        process.send_signal(signal.SIGINT)
-        complaint = process.stderr.read()
-    assert process.returncode in (ExitCode.OK, ExitCode.INTERRUPTED), complaint
-    code, report = verify(host, "--resume", host.mountpoint)
-    assert (code, report["damage_count"]) == (0, 0)
-    host.umount()
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        ([], "'tapefs verify --resume MOUNT' goes on"),
+        (["--new"], "'tapefs verify --new MOUNT' goes on"),
+    ],
+)
+def test_ctrl_c_says_how_to_go_on(
+    words: list[str], advice: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That the daemon stops reading then, and what is noted, is tested without the command."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(control, "request", interrupted)
+    monkeypatch.setattr("tapefs.cli.verify.mount_holding", lambda path: path)
+    assert cli.main(["verify", *words, str(tmp_path)]) == ExitCode.INTERRUPTED
+    assert advice.replace("MOUNT", str(tmp_path)) in capsys.readouterr().err
 
 
 def test_a_place_that_is_no_tape_is_refused(tmp_path: Path, capsys: Any) -> None:

@@ -1,10 +1,9 @@
 """The archiver: takes settled files from the spool to tape, in bursts that let the drive stream.
 
 One task runs here. A segment is: a moment of the catalog (`Burst`), written by the `TapeWriter` up
-to a synchronising filemark; then the tape view learns the segment's journal, and only then are the
-files' ranges clean and may leave the spool (P7). If anything fails before the filemark, the files
-are still dirty and go to tape again, behind an end of data that is proven anew; when that keeps
-failing, or the end of the tape is near, the volume is closed and they stay in the spool.
+to a synchronising filemark; then the tape view learns its journal, and only then are the files'
+ranges clean and may leave the spool (P7). What fails before that goes to tape again behind an end
+of data that is proven anew; when that keeps failing, or the tape is full, it stays in the spool.
 """
 
 from __future__ import annotations
@@ -391,8 +390,7 @@ class Archiver:
         )
 
     async def _write_segment(self, burst: Burst, selection: Selection, epoch: int) -> None:
-        self._state = "writing"
-        writer = self._writer
+        self._state, writer = "writing", self._writer
         place = writer.next_place()
         self._catalog.begin_segment(place.written_ns)
         builder = SegmentBuilder(place, writer.buffers, writer.work)
@@ -408,8 +406,10 @@ class Archiver:
 
         try:
             await writer.append(burst.records(builder), place.start)
-            self._state = "indexing"
             tape_file = builder.tape_file()
+            self._state = "verifying"
+            await writer.read_back(tape_file)
+            self._state = "indexing"
             await writer.learn(tape_file, entries())
             await self._confirmation.segment(place.sequence, entries(), epoch, burst.vacated_names)
             self._confirmation.unsaid(burst, place.sequence, epoch)

@@ -7,13 +7,14 @@ died in between, is told from what another host wrote by the time stamp noted be
 
 from __future__ import annotations
 
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from tapefs import telemetry
 from tapefs.archive.recovery import rebuild, settle_end
-from tapefs.catalog import Catalog, TapeView, remove_database
+from tapefs.catalog import Catalog, Snapshot, TapeView, remove_database
 from tapefs.entries import TapeFileKind
 from tapefs.errors import StateUnusable, WrongTape
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from tapefs.drive import TapeDrive
     from tapefs.volume.label import Label
+    from tapefs.volume.tail import Tail
 
     Report = Callable[[dict[str, Any]], None]
 
@@ -65,6 +67,18 @@ def may_salvage(directory: Path) -> bool:
     last = view.last_tape_file()
     view.close()
     return last is not None and last.salvaged
+
+
+def _unconfirmed(path: Path) -> Callable[[Tail], bool]:
+    """Whether a tail is that of the segment which this host began last and took no note of.
+
+    Then everything in it is still dirty in the live catalog `path`.
+    """
+    written_ns, confirmed = 0, 0
+    if path.exists():
+        with suppress(StateUnusable), closing(Snapshot.open(path)) as snapshot:
+            written_ns, confirmed = snapshot.segment_written_ns, snapshot.confirmed_sequence
+    return lambda tail: tail.written_ns == written_ns and tail.sequence > confirmed
 
 
 async def open_catalogs(
@@ -113,7 +127,15 @@ async def open_view(
     try:
         if view.settings.volume_uuid != label.volume_uuid:
             raise StateUnusable(f"{path} belongs to another volume; move it away")  # noqa: TRY301
-        await settle_end(drive, view, work, report, writable=writable, salvages=salvages)
+        await settle_end(
+            drive,
+            view,
+            work,
+            report,
+            writable=writable,
+            salvages=salvages,
+            is_dispensable=_unconfirmed(directory / LIVE_NAME),
+        )
     except BaseException:
         view.close()
         raise

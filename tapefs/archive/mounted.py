@@ -178,7 +178,7 @@ async def open_volume(
         contents = Contents(catalog, spool, recall, account, config, clock_ns)
         contents.admission.read_only_reason = read_only_reason
         work = make_directory(directory / "work")
-        writer = TapeWriter(view, scheduler, account, config, work, clock_ns)
+        writer = TapeWriter(view, scheduler, account, config, work, clock_ns, verifications)
         archiver = Archiver(catalog, scheduler, writer, contents, spool, account, config, clock_ns)
         names = catalog.snapshot
         verifier = Verifier(scheduler, reading, names, verifications, work, clock_ns)

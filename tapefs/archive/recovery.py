@@ -20,15 +20,16 @@ from tapefs.archive.roll_forward import RollForward
 from tapefs.catalog import TapeView, VolumeSettings, remove_database
 from tapefs.entries import TapeFileKind
 from tapefs.errors import DamagedTape, MediumFailed, StateUnusable, WrongTape
-from tapefs.scsi.sense import BeginningOfMedium, EndOfData, FilemarkDetected, IncorrectLength
+from tapefs.scsi.sense import EndOfData, FilemarkDetected, IncorrectLength
 from tapefs.volume.session import (
     close_torn,
     fetch_span,
     find_end,
     go_to_end,
     read_tail,
+    tail_before_head,
 )
-from tapefs.volume.tail import NoTail, Tail, find_tail
+from tapefs.volume.tail import NoTail, Tail
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,13 +58,15 @@ async def settle_end(
     *,
     writable: bool = True,
     salvages: bool = False,
+    is_dispensable: Callable[[Tail], bool] = lambda _: False,
 ) -> int:
     """Roll `view` forward to the end of the tape; returns how many tape files it did not know.
 
     Leaves the head at the proven end of data when `writable`. Torn tape files that no later tail
-    judges are salvaged when `salvages`, else skipped. Raises WrongTape when the tape ends before
-    the view does, its last tape file is another one, or it was written by someone who judged a
-    torn tape file otherwise; DamagedTape when a journal that is needed cannot be read.
+    judges are salvaged when `salvages`, else skipped; so is a segment whose journal cannot be read,
+    if its tail `is_dispensable`: this host still has what is in it. Raises WrongTape when the tape
+    ends before the view does, its last tape file is another one, or it was written by someone who
+    judged a torn tape file otherwise; DamagedTape when a journal that is needed cannot be read.
     """
     expected = view.expected_end()
     end = await find_end(drive, expected)
@@ -74,7 +77,7 @@ async def settle_end(
         return 0
     _demand_whole(view, end)
     await _prove_last_tail(drive, view, end, writable=writable)
-    roll = RollForward(drive, view, work, report)
+    roll = RollForward(drive, view, work, report, is_dispensable)
     await roll.run(end.last_file_end)
     if end.torn_blocks and writable:
         # It may be complete but for its filemark: whoever rebuilds from the tape will take it for
@@ -168,7 +171,7 @@ async def _prove_last_tail(
     nothing_follows = end.last_file_end + 1 == geometry.end_address(last).block
     try:
         if nothing_follows:
-            tail = await _tail_before_head(drive, geometry)
+            tail = await tail_before_head(drive, geometry)
         else:
             tail = await _tail_before_mark(drive, last, geometry)
     except DamagedTape as exc:
@@ -202,17 +205,6 @@ async def _tail_before_mark(drive: TapeDrive, tape_file: TapeFile, geometry: Geo
     except (EndOfData, IncorrectLength, MediumFailed) as exc:
         raise NoTail("something else than its filemark follows") from exc
     raise NoTail("more records follow")
-
-
-async def _tail_before_head(drive: TapeDrive, geometry: Geometry) -> Tail:
-    """The tail in the record just before the filemark at which the head stands."""
-    buffer: array[int] = array("B", bytes(geometry.record_bytes))
-    try:
-        await drive.space_blocks(-geometry.blocks_per_record)
-        length = await drive.read_block(buffer)
-    except (BeginningOfMedium, FilemarkDetected, EndOfData, IncorrectLength, MediumFailed) as exc:
-        raise NoTail("the end of the last tape file cannot be read") from exc
-    return find_tail(memoryview(buffer)[:length])
 
 
 # -- without a catalog
@@ -249,7 +241,7 @@ async def _last_tail(drive: TapeDrive, geometry: Geometry) -> Tail | None:
     mark: int | None = end.last_file_end
     while mark is not None and mark >= geometry.first_tape_file_block:
         try:
-            return await _tail_before_head(drive, geometry)
+            return await tail_before_head(drive, geometry)
         except DamagedTape:
             await drive.space_filemarks(-1)
             mark = (await drive.position()).block

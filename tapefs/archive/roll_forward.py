@@ -18,7 +18,7 @@ from tapefs.archive.salvage import salvage
 from tapefs.entries import TapeFile, TapeFileKind
 from tapefs.errors import DamagedTape, MediumFailed, WrongTape
 from tapefs.volume.journal_file import read_crcs, read_entries
-from tapefs.volume.session import fetch_span, read_tail, torn_file
+from tapefs.volume.session import fetch_span, read_tail, tail_before_head, torn_file
 from tapefs.volume.tail import NoTail, Tail
 
 if TYPE_CHECKING:
@@ -34,10 +34,19 @@ if TYPE_CHECKING:
 class RollForward:
     """One roll-forward of `view`: `run`, perhaps `note_unclosed`, then `settle_torn`.
 
-    `learned_count` is the number of tape files that the view did not know before.
+    `is_dispensable` says of a tail whether this host still has everything that is in its segment:
+    if its journal cannot be read, it is as good as torn. `learned_count` is the number of tape
+    files that the view did not know before.
     """
 
-    def __init__(self, drive: TapeDrive, view: TapeView, work: Path, report: Report) -> None:
+    def __init__(
+        self,
+        drive: TapeDrive,
+        view: TapeView,
+        work: Path,
+        report: Report,
+        is_dispensable: Callable[[Tail], bool] = lambda _: False,
+    ) -> None:
         self._drive = drive
         self._view = view
         self._geometry = view.settings.geometry
@@ -46,6 +55,11 @@ class RollForward:
         # Tape files without a tail behind the view's last one, in order, not judged yet.
         self._torn: list[TapeFile] = []
         self._unclosed: TapeFile | None = None
+        self._is_dispensable = is_dispensable
+        # Segments that are closed but whose journal cannot be read, and why; also in `_torn`.
+        self._unread: dict[int, DamagedTape | MediumFailed] = {}
+        # What whoever wrote the last tail took for torn, whatever it looks like here.
+        self._passed_over: frozenset[int] = frozenset()
         self.learned_count = 0
 
     async def run(self, last_file_end: int) -> None:
@@ -54,6 +68,8 @@ class RollForward:
         Raises WrongTape when one does not belong here or contradicts what the view knows,
         DamagedTape when a journal cannot be read or records are missing.
         """
+        if self._next_start().block <= last_file_end:
+            self._passed_over = await self._judgement_at_end(last_file_end)
         while (start := self._next_start()).block <= last_file_end:
             await self._drive.locate(start)
             after = await self._drive.pass_tape_file()
@@ -76,8 +92,12 @@ class RollForward:
     async def settle_torn(self, *, salvages: bool) -> None:
         """No tail follows: salvage or skip the torn tape files at the end.
 
-        One that is not closed, and from which nothing is taken, stays unknown.
+        One that is not closed, and from which nothing is taken, stays unknown. Raises DamagedTape
+        or MediumFailed when one of them is a segment that is needed but has no readable journal.
         """
+        for torn in self._torn:
+            if torn.sequence in self._unread:
+                raise self._unread[torn.sequence]
         await self._settle(lambda _: salvages)
 
     def _next_start(self) -> TapeAddress:
@@ -90,7 +110,9 @@ class RollForward:
         settings = self._view.settings
         sequence = start.file
         record_count = self._geometry.whole_records(block_count)
-        tail = await self._tail(start, record_count) if record_count else None
+        tail = None
+        if record_count and sequence not in self._passed_over:
+            tail = await self._tail(start, record_count)
         if tail is None:
             self._torn.append(torn_file(start, block_count))
             return
@@ -107,12 +129,38 @@ class RollForward:
         await self._follow_judgement(tail)
         index = self._work / f"fetched-{sequence}"
         try:
-            tape_file = await self._fetch(tail, index)
+            try:
+                tape_file = await self._fetch(tail, index)
+            except (DamagedTape, MediumFailed) as exc:
+                self._put_off(torn_file(start, block_count), tail, exc)
+                return
             await trio.to_thread.run_sync(_apply, self._view, tape_file, index)
         finally:
             index.unlink(missing_ok=True)
         self.learned_count += 1
         telemetry.event(telemetry.ROLL_FORWARD, sequence=sequence, kind=tail.kind.value)
+
+    def _put_off(self, torn: TapeFile, tail: Tail, exc: DamagedTape | MediumFailed) -> None:
+        """The journal of a closed segment cannot be read: whoever wrote on behind it knew more."""
+        telemetry.event(
+            telemetry.ROLL_FORWARD, logging.WARNING, unread_journal=torn.sequence, reason=exc
+        )
+        self._torn.append(torn)
+        if not self._is_dispensable(tail):
+            self._unread[torn.sequence] = exc
+
+    async def _judgement_at_end(self, last_file_end: int) -> frozenset[int]:
+        """The tape files that the last tail, before block `last_file_end`, calls torn."""
+        try:
+            await self._drive.space_to_end_of_data()
+            await self._drive.space_filemarks(-1)
+            tail = await tail_before_head(self._drive, self._geometry)
+        except DamagedTape:
+            return frozenset()
+        if tail.volume_uuid != self._view.settings.volume_uuid or tail.first_block > last_file_end:
+            return frozenset()
+        torn = [file for file in tail.since_checkpoint if file.kind is TapeFileKind.TORN]
+        return frozenset(file.sequence for file in torn if not file.salvaged)
 
     async def _fetch(self, tail: Tail, index: Path) -> TapeFile:
         """Copy the journal or catalog of the tape file that ends in `tail` to `index`."""
@@ -162,7 +210,11 @@ class RollForward:
                 # All that it says has been read in the journals before it.
                 kind = TapeFileKind.CHECKPOINT
                 self._torn[index] = dataclasses.replace(file, kind=kind, record_count=count)
-            elif file.sequence not in torn:
+            elif file.sequence in torn:
+                self._unread.pop(file.sequence, None)
+            elif file.sequence in self._unread:
+                raise self._unread[file.sequence]
+            else:
                 raise DamagedTape(
                     f"the end of tape file {file.sequence} cannot be read, nor can a checkpoint "
                     "that tells what is in it; restore with tar"

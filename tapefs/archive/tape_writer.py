@@ -7,6 +7,7 @@ between, the tape is looked at again before the next append.
 
 from __future__ import annotations
 
+import logging
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -16,6 +17,7 @@ import zstandard
 
 from tapefs import telemetry
 from tapefs.archive.policy import JobKind
+from tapefs.archive.read_back import WrittenWrong, read_back
 from tapefs.archive.recovery import settle_end
 from tapefs.errors import (
     DriveFailed,
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
     from tapefs.archive.capacity import CapacityAccount
     from tapefs.archive.scheduler import Scheduler
-    from tapefs.catalog import TapeView
+    from tapefs.catalog import TapeView, Verifications
     from tapefs.config import Config
     from tapefs.drive import TapeAddress, TapeDrive
     from tapefs.entries import Entry, TapeFile
@@ -68,6 +70,7 @@ class TapeWriter:
         config: Config,
         work: Path,
         clock_ns: Callable[[], int],
+        verifications: Verifications,
     ) -> None:
         self.view = view
         self.settings = view.settings
@@ -77,9 +80,12 @@ class TapeWriter:
         self._account = account
         self._config = config
         self._clock_ns = clock_ns
+        self._verifications = verifications
         self._end_unproven = False
         # Early warning came, or the physical end: room for a checkpoint, and nothing else.
         self.is_near_end = False
+        # Time stamp of the tape file that was begun last.
+        self._written_ns = 0
         self._progress = AppendProgress()
         self._checkpoints = self._tape_bytes = 0
         self._tape_s = 0.0
@@ -95,7 +101,7 @@ class TapeWriter:
 
     def next_place(self, *, checkpoint: bool = False) -> Place:
         """Where the next tape file goes, and what it says of those before it."""
-        view = self.view
+        view, self._written_ns = self.view, self._clock_ns()
         last, previous = view.last_tape_file(), view.last_checkpoint()
         since = tuple(
             EarlierFile(
@@ -111,7 +117,7 @@ class TapeWriter:
             checkpoint_block=previous.first_block if previous else 0,
             since_checkpoint=since,
             generation=view.checkpoint_count() + checkpoint,
-            written_ns=self._clock_ns(),
+            written_ns=self._written_ns,
         )
 
     async def append(self, records: Iterator[array[int]], start: TapeAddress) -> None:
@@ -177,6 +183,34 @@ class TapeWriter:
             end_bytes = geometry.bytes_before(end_block)
             await measure_room(drive, self._account, self._config, end_bytes)
 
+    async def read_back(self, tape_file: TapeFile) -> None:
+        """With `verify=after-write`: see that `tape_file`, just appended, is on tape as it is.
+
+        The result is noted. Raises WrittenWrong; until `prove_end` nothing can be appended then.
+        """
+        if self._config.verify != "after-write":
+            return
+        scheduler, geometry = self._scheduler, self.settings.geometry
+        before = self.view.last_tape_file()
+        try:
+            await scheduler.submit(
+                JobKind.ARCHIVE,
+                lambda drive: read_back(drive, scheduler, tape_file, before, geometry),
+            )
+        except WrittenWrong as exc:
+            self._verifications.add_damage([exc.damage], self._clock_ns())
+            telemetry.event(
+                telemetry.VERIFY_DAMAGE,
+                logging.ERROR,
+                tape_file=tape_file.sequence,
+                position=exc.damage.position,
+                length=exc.damage.length,
+                kind=exc.damage.kind.value,
+                detail=exc.damage.detail,
+            )
+            raise
+        self._verifications.note(tape_file, (), self._clock_ns())
+
     async def learn(self, tape_file: TapeFile, entries: Iterable[Entry]) -> None:
         """The tape file is on tape: let the tape view know what it says."""
         await trio.to_thread.run_sync(self.view.apply, tape_file, entries)
@@ -191,9 +225,17 @@ class TapeWriter:
 
         async def job(drive: TapeDrive) -> None:
             scheduler.head_block = None
-            await settle_end(drive, self.view, self.work, lambda _: None)
+            # What is in a tape file of ours that was not learnt is still dirty here.
+            await settle_end(
+                drive,
+                self.view,
+                self.work,
+                lambda _: None,
+                is_dispensable=lambda tail: tail.written_ns == self._written_ns,
+            )
             scheduler.head_block = self.view.expected_end().block
-            await measure_room(drive, self._account, self._config, scheduler.head_block)
+            end_bytes = self.settings.geometry.bytes_before(scheduler.head_block)
+            await measure_room(drive, self._account, self._config, end_bytes)
 
         await scheduler.submit(JobKind.ARCHIVE, job)
         self._end_unproven = False
@@ -211,6 +253,7 @@ class TapeWriter:
             place = self.next_place(checkpoint=True)
             builder = CheckpointBuilder(place, self.buffers)
             await self.append(builder.records(packed), place.start)
+            await self.read_back(builder.tape_file())
         finally:
             copy.unlink(missing_ok=True)
             packed.unlink(missing_ok=True)

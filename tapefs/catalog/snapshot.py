@@ -30,6 +30,9 @@ class Snapshot(Namespace):
         database.execute("BEGIN")
         # The view is taken by the first read, not by BEGIN.
         self.epoch = database.integer_setting("epoch") - 1
+        # What `Catalog.begin_segment` and `set_confirmed_sequence` said last.
+        self.segment_written_ns = database.integer_setting("segment_written_ns")
+        self.confirmed_sequence = database.integer_setting("confirmed_sequence")
 
     @classmethod
     def open(cls, path: Path) -> Snapshot:

@@ -27,6 +27,7 @@ _PROGRESS_S: Final = 0.25
 _STATES: Final = {
     "idle": "getting ready",
     "writing": "writing to tape",
+    "verifying": "reading back what was written",
     "indexing": "noting what is on tape",
     "checkpoint": "writing the checkpoint",
     "rewinding": "rewinding",

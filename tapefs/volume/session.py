@@ -219,6 +219,20 @@ async def read_tail(drive: TapeDrive, address: TapeAddress, geometry: Geometry) 
     return find_tail(memoryview(buffer))
 
 
+async def tail_before_head(drive: TapeDrive, geometry: Geometry) -> Tail:
+    """The tail in the record just before the filemark at which the head stands.
+
+    Raises NoTail, CorruptTail.
+    """
+    buffer: array[int] = array("B", bytes(geometry.record_bytes))
+    try:
+        await drive.space_blocks(-geometry.blocks_per_record)
+        length = await drive.read_block(buffer)
+    except (BeginningOfMedium, FilemarkDetected, EndOfData, IncorrectLength, MediumFailed) as exc:
+        raise NoTail("the end of the last tape file cannot be read") from exc
+    return find_tail(memoryview(buffer)[:length])
+
+
 async def fetch_span(
     drive: TapeDrive,
     tail: Tail,
