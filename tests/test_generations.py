@@ -120,8 +120,8 @@ async def test_a_damaged_checkpoint_names_the_way_out(tmp_path: Path) -> None:
         first = user.volume.view.checkpoint(1)
         assert first is not None
     image = bytearray(rig.tap.read_bytes())
-    # The first record of that checkpoint: the packed catalog begins in it.
-    at = image.index(b"catalog-00000001.sqlite.zst") + 4096
+    # Behind the member's header, in the packed catalog.
+    at = image.index(b"catalog-00000001.sqlite.zst") + 512 + 64
     image[at] ^= 1
     rig.tap.write_bytes(image)
     with pytest.raises(DamagedTape, match=r"generation 1 cannot be read.*mount another one"):
