@@ -20,8 +20,8 @@ from workload import noise
 
 from tapefs import cli
 from tapefs.archive import moving, waiting
-from tapefs.archive.catalogs import LIVE_NAME
-from tapefs.catalog import Catalog, Snapshot
+from tapefs.archive.catalogs import LIVE_NAME, VIEW_NAME
+from tapefs.catalog import Catalog, Snapshot, remove_database
 from tapefs.emulator.transport import TargetTransport
 from tapefs.errors import DriveBusy, ExitCode, MountpointUnusable, NotFinalized, WrongTape
 
@@ -206,13 +206,30 @@ async def test_what_is_partly_on_tape_stays_and_is_named(
         assert (await user.read("large"))[1_000_000:1_000_005] == b"patch"
 
 
-async def test_a_tape_that_was_written_by_another_host(rig: Rig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rebuilt", [False, True])
+async def test_a_tape_that_was_written_by_another_host(
+    rig: Rig, tmp_path: Path, rebuilt: bool
+) -> None:
+    older = rig.tap.read_bytes()
     async with rig.mounted(state=tmp_path / "other host") as user:
         await user.write("theirs", b"theirs")
         await user.write("hole", b"their hole")
     with logs_expected(up_to=logging.ERROR), pytest.raises(WrongTape, match="spool move"):
         async with rig.mounted():
             pass
+    # The refusal changed nothing: the tape as this host knows it is still taken.
+    newer = rig.tap.read_bytes()
+    rig.tap.write_bytes(older)
+    async with rig.mounted() as user:
+        assert await user.read("top") == FILES["top"]
+        user.crash()
+    rig.tap.write_bytes(newer)
+    if rebuilt:
+        # As `tapefs rebuild` does: inode numbers of the other host's files are in the view now.
+        remove_database(volume_of(rig).directory / VIEW_NAME)
+        with logs_expected(up_to=logging.ERROR), pytest.raises(WrongTape, match="spool move"):
+            async with rig.mounted():
+                pass
     target = tmp_path / "target"
     target.mkdir()
     moved = moving.move(volume_of(rig), target, nothing)

@@ -94,7 +94,8 @@ async def open_catalogs(
     Raises WrongTape when the tape was changed elsewhere while this host still has something for
     it, or is older than what this host knows; DamagedTape; StateUnusable; DriveBusy.
     """
-    view = await open_view(drive, label, directory, report, writable=writable)
+    admit = _refusing_foreign(directory / LIVE_NAME)
+    view = await open_view(drive, label, directory, report, writable=writable, admit=admit)
     try:
         catalog = await _open_live(view, directory / LIVE_NAME)
     except BaseException:
@@ -110,11 +111,12 @@ async def open_view(
     report: Report,
     *,
     writable: bool,
+    admit: Callable[[Tail], None] = lambda _: None,
 ) -> TapeView:
     """The tape view of the loaded volume in `directory`, made when missing, agreeing with the tape.
 
     Raises WrongTape when the tape is older than what this host knows; DamagedTape; StateUnusable;
-    DriveBusy.
+    DriveBusy; and what `admit` raises about a tape file that the view does not know yet.
     """
     work = make_directory(directory / "work")
     for left_over in work.iterdir():
@@ -135,6 +137,7 @@ async def open_view(
             writable=writable,
             salvages=salvages,
             is_dispensable=_unconfirmed(directory / LIVE_NAME),
+            admit=admit,
         )
     except BaseException:
         view.close()
@@ -157,19 +160,50 @@ async def _open_live(view: TapeView, path: Path) -> Catalog:
         # What a crash of ours left unconfirmed is still dirty here and goes to tape once more.
         catalog.set_confirmed_sequence(last.sequence if last else 0)
         return catalog
-    files, dirty_bytes, _ = catalog.staged_totals()
-    with catalog.snapshot() as snapshot:
-        changes = sum(snapshot.change_counts())
+    refusal = _refusal(catalog)
     catalog.close(clean=catalog.clean_shutdown)
-    if dirty_bytes or changes:
-        raise WrongTape(
-            f"this tape was written by another host since it was last here, but {files} files and "
-            f"{changes} changes of this host are not on it yet; mount it with another --state-dir "
-            "to read it; 'tapefs spool move' takes what is missing to another one"
-        )
+    if refusal is not None:
+        raise refusal
     telemetry.event(telemetry.ROLL_FORWARD, written_elsewhere=True)
     remove_database(path)
     return await fresh_live(view, path)
+
+
+def _refusing_foreign(path: Path) -> Callable[[Tail], None]:
+    """What to say to a tape file that the view does not know: refuse another host's segments.
+
+    Only while something waits here. Then the view stays as it is: it is what the live catalog in
+    `path` was made from, and an older image of the tape may still be mounted.
+    """
+    if not path.exists():
+        return lambda _: None
+    catalog = Catalog.open(path)
+    try:
+        refusal = _refusal(catalog)
+        known = (catalog.confirmed_sequence, catalog.segment_written_ns)
+    finally:
+        catalog.close(clean=False, commit=False)
+
+    def admit(tail: Tail) -> None:
+        foreign = tail.kind is TapeFileKind.SEGMENT and tail.written_ns != known[1]
+        if refusal is not None and foreign and tail.sequence > known[0]:
+            raise refusal
+
+    return admit
+
+
+def _refusal(catalog: Catalog) -> WrongTape | None:
+    """Why a tape that was written elsewhere cannot be taken over; None when nothing waits."""
+    files, dirty_bytes, _ = catalog.staged_totals()
+    with catalog.snapshot() as snapshot:
+        changes = sum(snapshot.change_counts())
+    if not (dirty_bytes or changes):
+        return None
+    return WrongTape(
+        f"this tape was written by another host since it was last here, but {files} files and "
+        f"{changes} changes of this host are not on it yet; mount it with another --state-dir "
+        "to read it; 'tapefs spool move' takes what is missing to another one"
+    )
 
 
 async def fresh_live(view: TapeView, path: Path) -> Catalog:

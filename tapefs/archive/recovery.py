@@ -59,6 +59,7 @@ async def settle_end(
     writable: bool = True,
     salvages: bool = False,
     is_dispensable: Callable[[Tail], bool] = lambda _: False,
+    admit: Callable[[Tail], None] = lambda _: None,
 ) -> int:
     """Roll `view` forward to the end of the tape; returns how many tape files it did not know.
 
@@ -66,7 +67,8 @@ async def settle_end(
     judges are salvaged when `salvages`, else skipped; so is a segment whose journal cannot be read,
     if its tail `is_dispensable`: this host still has what is in it. Raises WrongTape when the tape
     ends before the view does, its last tape file is another one, or it was written by someone who
-    judged a torn tape file otherwise; DamagedTape when a journal that is needed cannot be read.
+    judged a torn tape file otherwise; DamagedTape when a journal that is needed cannot be read; and
+    what `admit` raises about a tape file, before the view learns anything of it.
     """
     expected = view.expected_end()
     end = await find_end(drive, expected)
@@ -77,7 +79,7 @@ async def settle_end(
         return 0
     _demand_whole(view, end)
     await _prove_last_tail(drive, view, end, writable=writable)
-    roll = RollForward(drive, view, work, report, is_dispensable)
+    roll = RollForward(drive, view, work, report, is_dispensable, admit)
     await roll.run(end.last_file_end)
     if end.torn_blocks and writable:
         # It may be complete but for its filemark: whoever rebuilds from the tape will take it for

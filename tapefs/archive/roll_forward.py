@@ -46,12 +46,14 @@ class RollForward:
         work: Path,
         report: Report,
         is_dispensable: Callable[[Tail], bool] = lambda _: False,
+        admit: Callable[[Tail], None] = lambda _: None,
     ) -> None:
         self._drive = drive
         self._view = view
         self._geometry = view.settings.geometry
         self._work = work
         self._report = report
+        self._admit = admit
         # Tape files without a tail behind the view's last one, in order, not judged yet.
         self._torn: list[TapeFile] = []
         self._unclosed: TapeFile | None = None
@@ -126,6 +128,7 @@ class RollForward:
                 f"{tail.first_block} on: records are missing or doubled; restore with tar"
             )
         self._refuse_gaps(tail)
+        self._admit(tail)
         await self._follow_judgement(tail)
         index = self._work / f"fetched-{sequence}"
         try:
