@@ -17,6 +17,7 @@ from tapefs.emulator.target import Target
 from tapefs.emulator.usb import EmulatedUsbBackend
 from tapefs.errors import DriveGone, NoDrive
 from tapefs.scsi.cdb import Inquiry
+from tapefs.usb.device import open_endpoints
 
 if TYPE_CHECKING:
     from array import array
@@ -109,8 +110,11 @@ async def test_a_drive_that_does_not_like_to_be_asked_has_one_unit(
 ) -> None:
     backend = Reticent(target)
     backend.answer = answer
+    endpoints = open_endpoints("usb", backend)
+    assert endpoints.max_lun() == 0
+    endpoints.close()
     drive = await connection(backend)()
-    assert (drive.identity.serial, backend.asked) == (target.serial, 1)
+    assert (drive.identity.serial, backend.asked) == (target.serial, 2)
     await drive.aclose()
 
 
