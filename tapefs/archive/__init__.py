@@ -5,11 +5,13 @@ the archiver starts through `trio.to_thread`, one at a time for each row.
 
     what                     in the trio thread               in a worker
     -----------------------  -------------------------------  ------------------------------------
-    `TapeDrive`              the job that the lane runs now   never
+    `TapeDrive`              the job that the lane runs now,  never
+                             or the lane, between two jobs
     `Catalog` (live)         everybody, between two awaits    `sync_log`, `fold_log` only
     `TapeView` (archiver's)  the archiver's task, while none  `apply`, `export`, what `Burst` asks
                              of its workers runs
-    `TapeView` (readers')    recall, status                   never
+    `TapeView` (readers')    recall, status, the lane's look  never
+                             for its tape
     `Snapshot`               opening and closing              `select`, `Burst`
     spool files              `Contents` writes                `Burst` reads; fsync
     `RangeSet`s, account     `Contents`, the archiver         never
