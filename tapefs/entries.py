@@ -159,3 +159,14 @@ class TapeFile:
     def salvaged(self) -> bool:
         """Whether this is a torn tape file whose whole members count."""
         return self.kind is TapeFileKind.TORN and bool(self.crcs)
+
+
+def printable(path: bytes) -> str:
+    r"""`path` for a terminal: what is no printable UTF-8, and the backslash, as \xNN."""
+    text = path.decode("utf-8", "surrogateescape")
+    return "".join(
+        char
+        if char.isprintable() and char != "\\"
+        else "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
+        for char in text
+    )

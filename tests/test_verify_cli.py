@@ -11,8 +11,8 @@ from first_light_rig import Host, deterministic_bytes, new_host
 from test_verify import change
 
 from tapefs import cli, control
-from tapefs.archive.damage_report import printable
 from tapefs.cli.verify import mount_holding
+from tapefs.entries import printable
 from tapefs.errors import ExitCode, NotMounted
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from tapefs.catalog import NoSuchInode
+from tapefs.entries import printable
 
 if TYPE_CHECKING:
     from tapefs.catalog import Snapshot, TapeView
@@ -80,14 +81,3 @@ class DamageReport:
                 for path, ino in sorted(self._paths)
             ],
         }
-
-
-def printable(path: bytes) -> str:
-    r"""`path` for a terminal: what is no printable UTF-8, and the backslash, as \xNN."""
-    text = path.decode("utf-8", "surrogateescape")
-    return "".join(
-        char
-        if char.isprintable() and char != "\\"
-        else "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
-        for char in text
-    )

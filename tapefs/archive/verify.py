@@ -20,12 +20,12 @@ import trio
 
 from tapefs import telemetry
 from tapefs.archive.content_plan import ContentPlan, write_rows
-from tapefs.archive.damage_report import DamageReport, printable
+from tapefs.archive.damage_report import DamageReport
 from tapefs.archive.policy import JobKind
 from tapefs.archive.tape_file_check import TapeFileCheck
 from tapefs.archive.verify_reading import LaneReading, TapeFilePlan
 from tapefs.drive import TapeAddress
-from tapefs.entries import Damage, DamageKind, TapeFile, TapeFileKind
+from tapefs.entries import Damage, DamageKind, TapeFile, TapeFileKind, printable
 from tapefs.errors import (
     BlankTape,
     DamagedTape,

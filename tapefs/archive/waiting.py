@@ -7,21 +7,20 @@ changed in part the rest may be on its tape only.
 
 from __future__ import annotations
 
-import os
-from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from uuid import UUID
 
-from tapefs.archive.catalogs import LIVE_NAME, VIEW_NAME
+from tapefs.archive import known_volumes
+from tapefs.archive.catalogs import LIVE_NAME
 from tapefs.archive.ranges import RangeSet
-from tapefs.catalog import Snapshot, TapeView
-from tapefs.errors import StateUnusable, TapefsError, UsageError
+from tapefs.catalog import Snapshot
+from tapefs.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tapefs.archive.known_volumes import KnownVolume
     from tapefs.catalog import Staged
 
 
@@ -49,28 +48,35 @@ class WaitingVolume:
 
 
 def volumes(state_dir: Path) -> Iterator[WaitingVolume]:
-    """The volumes that this host has a catalog of, whether anything waits there or not."""
-    try:
-        names = sorted(os.listdir(state_dir / "volumes"))
-    except FileNotFoundError:
-        return
-    except OSError as exc:
-        raise StateUnusable(f"{state_dir} cannot be read: {exc.strerror}") from exc
-    for name in names:
-        if _is_uuid(name) and (state_dir / "volumes" / name / LIVE_NAME).exists():
-            yield _volume(state_dir / "volumes" / name)
+    """The volumes that were mounted on this host, whether anything waits there or not."""
+    for known in known_volumes.known_volumes(state_dir):
+        if known.live_path.exists():
+            yield waiting_in(known)
 
 
 def find_volume(state_dir: Path, wanted: str) -> WaitingVolume:
-    """The volume called `wanted`: by name, or by UUID or the beginning of it. Raises UsageError."""
-    known = list(volumes(state_dir))
-    found = [volume for volume in known if volume.name == wanted]
-    found = found or [volume for volume in known if wanted and volume.uuid.startswith(wanted)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise UsageError(f"several volumes are called '{wanted}'; give the UUID of one")
-    raise UsageError(f"no volume in {state_dir} is called '{wanted}'; 'tapefs spool list' has them")
+    """The volume called `wanted`, as `known_volumes.find_volume` understands it.
+
+    Raises UsageError, StateUnusable.
+    """
+    known = known_volumes.find_volume(state_dir, wanted)
+    if not known.live_path.exists():
+        raise UsageError(f"nothing waits for '{wanted}': it was never mounted on this computer")
+    return waiting_in(known)
+
+
+def waiting_in(known: KnownVolume) -> WaitingVolume:
+    """What waits for `known`: nothing where it has no live catalog. Raises StateUnusable."""
+    files_count = waiting_bytes = changes_count = 0
+    if known.live_path.exists():
+        with Snapshot.open(known.live_path) as snapshot:
+            changes_count = sum(snapshot.change_counts())
+            for row in snapshot.dirty_staged():
+                files_count += 1
+                waiting_bytes += sum(end - start for start, end in row.dirty)
+    return WaitingVolume(
+        known.directory, known.uuid, known.name, files_count, waiting_bytes, changes_count
+    )
 
 
 def waiting_files(volume: WaitingVolume) -> Iterator[WaitingFile]:
@@ -94,29 +100,3 @@ def is_whole(row: Staged, size: int) -> bool:
     for start, end in row.dirty:
         here.add(start, end)
     return here.covers(0, size)
-
-
-def _volume(directory: Path) -> WaitingVolume:
-    with Snapshot.open(directory / LIVE_NAME) as snapshot:
-        changes_count = sum(snapshot.change_counts())
-        files_count = waiting_bytes = 0
-        for row in snapshot.dirty_staged():
-            files_count += 1
-            waiting_bytes += sum(end - start for start, end in row.dirty)
-    name = _name(directory)
-    return WaitingVolume(directory, directory.name, name, files_count, waiting_bytes, changes_count)
-
-
-def _name(directory: Path) -> str:
-    try:
-        with closing(TapeView.open(directory / VIEW_NAME)) as view:
-            return view.settings.name
-    except TapefsError:
-        return ""  # without its tape view a volume is only a number here
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        return str(UUID(text)) == text
-    except ValueError:
-        return False

@@ -10,6 +10,7 @@ from tapefs.catalog.live import Catalog
 from tapefs.catalog.namespace import NoSuchInode
 from tapefs.catalog.rows import Counts, Staged, VolumeSettings
 from tapefs.catalog.snapshot import Snapshot
+from tapefs.catalog.tape_reader import TapeReader
 from tapefs.catalog.tape_view import TapeView
 from tapefs.catalog.verifications import Verifications
 
@@ -19,6 +20,7 @@ __all__ = [
     "NoSuchInode",
     "Snapshot",
     "Staged",
+    "TapeReader",
     "TapeView",
     "Verifications",
     "VolumeSettings",

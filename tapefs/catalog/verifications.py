@@ -51,7 +51,7 @@ class VerificationSummary:
 class Verifications:
     """The results for one volume, for one process at a time. For the trio thread."""
 
-    def __init__(self, database: Database, lock: int) -> None:
+    def __init__(self, database: Database, lock: int | None) -> None:
         self._database = database
         self._lock: int | None = lock
 
@@ -79,6 +79,14 @@ class Verifications:
             os.close(lock)
             raise
         return cls(database, lock)
+
+    @classmethod
+    def open_for_reading(cls, path: Path) -> Verifications:
+        """The results in `path` for questions only, also while a mount has them open.
+
+        Raises StateUnusable when there are none or they cannot be read.
+        """
+        return cls(Database.open(path, APPLICATION_VERIFIED, read_only=True), None)
 
     @property
     def pass_started_ns(self) -> int:
@@ -152,8 +160,8 @@ class Verifications:
 
     def close(self) -> None:
         """Close the file. May be called again."""
+        self._database.close()
         if self._lock is not None:
-            self._database.close()
             os.close(self._lock)
             self._lock = None
 

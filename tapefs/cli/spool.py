@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tapefs.cli import arguments as shared
 from tapefs.cli.terminal import Table, bytes_text
+from tapefs.entries import printable
 from tapefs.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def run_list(arguments: argparse.Namespace, terminal: Terminal) -> int:
     files = list(waiting.waiting_files(volume))
     file_rows = [
         (
-            _shown(file.path),
+            printable(file.path),
             bytes_text(file.size_bytes),
             bytes_text(file.waiting_bytes),
             "spool" if file.is_whole else "spool and tape",
@@ -123,7 +124,7 @@ def _remarks(moved: Moved) -> list[str | Table]:
             "tape; they cannot be moved and still wait for it"
         )
     if moved.left:
-        rows = [(_shown(path), reason) for path, reason in moved.left]
+        rows = [(printable(path), reason) for path, reason in moved.left]
         parts.append(Table("not moved", rows, ("file", "because")))
     return parts
 
@@ -142,7 +143,7 @@ def volume_document(volume: WaitingVolume) -> dict[str, object]:
 def file_document(file: WaitingFile) -> dict[str, object]:
     """A file for scripts."""
     return {
-        "path": _shown(file.path),
+        "path": printable(file.path),
         "size_bytes": file.size_bytes,
         "waiting_bytes": file.waiting_bytes,
         "whole": file.is_whole,
@@ -156,10 +157,5 @@ def move_document(moved: Moved) -> dict[str, object]:
         "moved_bytes": moved.moved_bytes,
         "remarks": moved.remarks,
         "remaining_changes": moved.changes_count,
-        "left": [{"path": _shown(path), "reason": reason} for path, reason in moved.left],
+        "left": [{"path": printable(path), "reason": reason} for path, reason in moved.left],
     }
-
-
-def _shown(path: bytes) -> str:
-    """A path as text; bytes that are no UTF-8 are escaped as Python does."""
-    return path.decode(errors="backslashreplace")
