@@ -4,27 +4,42 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import os
 import random
 import shutil
 import stat
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from crash_rig import logs_expected
 from volume_rig import Rig, dump
 
+from tapefs.archive import archiver
 from tapefs.archive.contents import FileState
 from tapefs.archive.tree import Tree
 from tapefs.config import Config
 from tapefs.entries import ROOT_INO, TapeFileKind
-from tapefs.errors import DataMismatch, FilesystemError, TapefsError, VolumeFull, WrongTape
+from tapefs.errors import (
+    DataMismatch,
+    FilesystemError,
+    StateUnusable,
+    TapefsError,
+    VolumeFull,
+    WrongTape,
+)
 from tapefs.scsi.cdb import Rewind
+from tapefs.volume.journal_file import read_entries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+    from uuid import UUID
+
+    from tapefs.entries import Entry
 
 
 def content(seed: int, length: int) -> bytes:
@@ -464,3 +479,60 @@ async def test_an_open_file_that_was_emptied_keeps_what_is_written_to_it(
         await contents.release(ino, write=True)
         await user.volume._tidy()
         assert not spooled.exists()
+
+
+async def test_what_became_clean_stays_in_the_spool_until_the_catalog_says_so_durably(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Power lost before that: the next mount takes the spool's word, and holes were zeros."""
+    async with rig.mounted() as user:
+        contents, catalog, data = user.volume.contents, user.volume.catalog, content(5, 300_000)
+        ino = await user.write("open", data)
+        await contents.open(ino, write=True)
+        found: list[bytes] = []
+        sync_log = catalog.sync_log
+
+        def look() -> None:
+            user.evict_everything()
+            found.append(user.volume.spool.path(ino).read_bytes())
+
+        def slow_sync_log() -> None:
+            if threading.current_thread() is not threading.main_thread():
+                trio.from_thread.run_sync(look)
+            sync_log()
+
+        monkeypatch.setattr(catalog, "sync_log", slow_sync_log)
+        await user.sync()
+        assert set(found) == {data}
+        user.evict_everything()
+        assert user.volume.spool.used_bytes == 0
+        await contents.release(ino, write=True)
+        assert await user.read("open") == data
+
+
+async def test_a_journal_that_cannot_be_read_again_leaves_its_files_dirty(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clean in memory, and nothing on tape for the live catalog: evicted, that would be zeros."""
+    reads = 0
+
+    def unreliable(path: Path, volume_uuid: UUID, sequence: int) -> Iterator[Entry]:
+        nonlocal reads
+        reads += 1
+        yield from read_entries(path, volume_uuid, sequence)
+        if reads == 2:
+            raise StateUnusable("the journal cannot be read")
+
+    monkeypatch.setattr(archiver, "read_entries", unreliable)
+    data = content(6, 300_000)
+    async with rig.mounted() as user:
+        await user.write("file", data)
+        with logs_expected(up_to=logging.ERROR), pytest.raises(StateUnusable):
+            await user.sync()
+        user.evict_everything()
+        assert await user.read("file") == data
+        assert user.volume.account.pending_bytes == len(data)
+        await user.sync()
+        user.evict_everything()
+        assert user.volume.spool.used_bytes == 0
+        assert await user.read("file") == data

@@ -6,6 +6,7 @@ a whole file's hashes count only while the file is what was hashed.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -41,17 +42,15 @@ class Confirmation:
         is durable when this returns. Raises StateUnusable.
         """
         batch = _Batch(untold)
-        for number, entry in enumerate(entries, 1):
-            self._take(batch, entry)
-            if number % _CONFIRM_BATCH == 0:
-                self._hand_over(batch, sequence, epoch)
-                batch = batch.next_batch()
-                await trio.lowlevel.checkpoint()
-        self._hand_over(batch, sequence, epoch)
+        while some := list(islice(entries, _CONFIRM_BATCH)):
+            self._hand_over(some, batch, sequence, epoch)
+            batch = batch.next_batch()
+            await trio.lowlevel.checkpoint()
         self._catalog.set_confirmed_sequence(sequence)
         self._catalog.commit()
         # Durable before anything leaves the spool: a catalog from before would look for it there.
         await trio.to_thread.run_sync(self._catalog.sync_log)
+        self._contents.clean_is_durable()
 
     def unsaid(self, burst: Burst, sequence: int, epoch: int) -> None:
         """Changes that cancelled out before tape heard of them are no changes any more."""
@@ -65,8 +64,10 @@ class Confirmation:
                 hashes=[],
             )
 
-    def _hand_over(self, batch: _Batch, sequence: int, epoch: int) -> None:
-        # No await from the ranges that became clean in `_take` to here.
+    def _hand_over(self, some: list[Entry], batch: _Batch, sequence: int, epoch: int) -> None:
+        # No await in here, and nothing that reads a file: what becomes clean is told at once.
+        for entry in some:
+            self._take(batch, entry)
         with self._catalog.transaction():
             self._catalog.confirm(
                 sequence,

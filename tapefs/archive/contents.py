@@ -76,6 +76,8 @@ class Contents:
         self._clock_ns = clock_ns
         self._files: dict[int, OpenFile] = {}
         self._in_flight = InFlight()
+        # False while a catalog that comes back after power loss may call dirty what is clean now.
+        self._clean_is_durable = True
         self.admission = Admission(account, spool, config)
         self.admission.evict = self.evict
         # Set by whoever builds the archive: returns when all is on tape.
@@ -352,9 +354,10 @@ class Contents:
     def confirm(self, ino: int, archived: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Ranges of `ino` are on tape, flushed. Returns those that were not written since.
 
-        These are clean now; the caller tells the catalog that tape holds them. May be called
-        between `begin_burst` and `end_burst` only.
+        These are clean now; the caller tells the catalog that tape holds them, and then
+        `clean_is_durable`. May be called between `begin_burst` and `end_burst` only.
         """
+        self._clean_is_durable = False
         keep = self._in_flight.unchanged(ino, archived)
         file = self._files.get(ino)
         if file is None:
@@ -369,6 +372,13 @@ class Contents:
         self._account.pending_count -= was_dirty and not file.dirty
         self.save(file)
         return keep.as_pairs()
+
+    def clean_is_durable(self) -> None:
+        """Also after power loss the catalog will say that all ranges confirmed so far are clean.
+
+        Until then no byte of an open file leaves the spool.
+        """
+        self._clean_is_durable = True
 
     def end_burst(self) -> None:
         """The burst is over, committed or failed."""
@@ -387,7 +397,8 @@ class Contents:
                     break
             if not closed:
                 break
-        if self._spool.used_bytes > target_bytes:
+        # The bytes go at once here, so the catalog that is found after a crash must not need them.
+        if self._spool.used_bytes > target_bytes and self._clean_is_durable:
             for file in self._files.values():
                 self._punch_clean(file)
         self.admission.room_was_made()
