@@ -288,3 +288,27 @@ async def test_volumes_are_listed_and_found(
     assert "d/new" in capsys.readouterr().out
     assert cli.main(["spool", "list", "WRONG", *words]) == ExitCode.USAGE
     assert cli.main(["spool", "list", "--state-dir", str(tmp_path / "none")]) == 0
+
+
+async def test_a_copy_that_is_there_already_is_made_to_last_before_it_is_relied_on(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody's own cp -p: nobody has written that out yet."""
+    target = tmp_path / "target"
+    target.mkdir()
+    volume = volume_of(rig)
+    with Snapshot.open(volume.directory / LIVE_NAME) as snapshot:
+        inode = snapshot.inode(snapshot.lookup(1, b"top") or 0)
+    assert inode is not None
+    (target / "top").write_bytes(FILES["top"])
+    os.utime(target / "top", ns=(inode.atime_ns, inode.mtime_ns))
+    synced: set[int] = set()
+    fsync = os.fsync
+
+    def noting(fd: int) -> None:
+        synced.add(os.fstat(fd).st_ino)
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    assert moving.move(volume, target, nothing).left == []
+    assert (target / "top").stat().st_ino in synced

@@ -261,7 +261,7 @@ class _Mover:
     def _is_same(
         self, inode: Inode, row: Staged | None, directory: int, name: bytes, there: os.stat_result
     ) -> bool:
-        """Whether the copy of an earlier, interrupted move has the name already."""
+        """Whether the copy of an earlier, interrupted move has the name already; then it lasts."""
         if stat.S_IFMT(there.st_mode) != stat.S_IFMT(inode.mode):
             return False
         if stat.S_ISLNK(inode.mode):
@@ -272,10 +272,12 @@ class _Mover:
             return False
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
         try:
-            return all(
-                os.pread(fd, len(data), start) == data
-                for start, data in self._pieces(row, inode.size)
-            )
+            for start, data in self._pieces(row, inode.size):
+                if os.pread(fd, len(data), start) != data:
+                    return False
+            # It may be somebody's own copy, which nobody has written out yet.
+            os.fsync(fd)
+            return True
         finally:
             os.close(fd)
 
