@@ -48,6 +48,7 @@ DRIVE_CHECK_FAILED: Final = "drive.check_failed"
 UNIT_ATTENTION: Final = "drive.unit_attention"
 DRIVE_ADVICE: Final = "drive.advice"
 TAPE_ALERT: Final = "drive.tape_alert"
+SYSTEMD_DEAF: Final = "systemd.deaf"
 FAULTS_PLANNED: Final = "emulator.faults_planned"
 FAULT_STRUCK: Final = "emulator.fault"
 

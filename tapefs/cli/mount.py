@@ -11,6 +11,8 @@ from tapefs import telemetry
 from tapefs.cli import arguments as shared
 from tapefs.cli import mountpoints
 from tapefs.cli.mount_words import tell_apart
+from tapefs.cli.sd_notify import SdNotify
+from tapefs.cli.verdict import verdict_of
 from tapefs.config import option_names, parse_options
 from tapefs.fuse.mountpoint import prepare_mountpoint, require_fuse
 
@@ -121,15 +123,21 @@ def _mount_in_foreground(request: MountRequest, terminal: Terminal) -> int:
     from tapefs import daemon  # noqa: PLC0415 - see run
 
     helpers = []
+    notify = SdNotify.of_this_process()
 
     def report(event: dict[str, Any]) -> None:
+        notify.report(event)
         if event["event"] == "mounted":
             event = {**event, "message": "mounted; Ctrl-C unmounts and finalizes the tape"}
             helpers.append(mountpoints.call_helper_at_umount(request.mountpoint))
         progress(event)
 
-    with terminal.progress() as progress:
-        code = daemon.run_mount(request, report)
+    try:
+        with terminal.progress() as progress:
+            code = daemon.run_mount(request, report)
+    except BaseException as exc:
+        notify.failed(verdict_of(exc).sentence)
+        raise
     for helper in filter(None, helpers):
         helper.wait()
     return code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 from dataclasses import dataclass
@@ -56,7 +57,8 @@ class MountRequest:
 def run_mount(request: MountRequest, report: Report) -> int:
     """Serve the mount until it is unmounted and the tape finalized; returns 0 then.
 
-    `report` gets progress events and one `mounted` event. Raises TapefsError.
+    `report` gets events: `progress`; `mounted` when the mount answers; `unmounting` when it does no
+    more and the tape is being finalized; `finalized`. Raises TapefsError.
     """
     config = parse_options(request.options)
     trio.run(_Mount(request, config, report).run, strict_exception_groups=True)
@@ -128,7 +130,7 @@ class _Mount:
                 with self._serving:
                     await self._serve(volume, service)
                 with trio.CancelScope(shield=True):
-                    await _finalize(volume, service)
+                    await self._finalize(volume, service)
             finally:
                 with trio.CancelScope(shield=True):
                     await server.finish()
@@ -163,6 +165,24 @@ class _Mount:
 
         await serve(operations, self._request.mountpoint, options, on_ready)
 
+    async def _finalize(self, volume: MountedVolume, service: MountService) -> None:
+        """Bring everything to tape and tell the service how it went."""
+        service.unmounting()
+        self._report_last({"event": "unmounting", "message": "unmounted, finalizing the tape"})
+        try:
+            await service.showing_progress(volume.finalize, self._report_last)
+        except TapefsError as error:
+            telemetry.event(telemetry.SEGMENT_FAILED, logging.ERROR, reason=error)
+            service.finalized(error)
+        else:
+            self._report_last({"event": "finalized", "message": "the tape is finalized"})
+            service.finalized(None)
+
+    def _report_last(self, event: dict[str, Any]) -> None:
+        """Report if somebody still listens: a terminal that was closed must not cost the end."""
+        with contextlib.suppress(OSError):
+            self._report(event)
+
     async def _end_on_signal(self) -> None:
         """SIGTERM and Ctrl-C unmount; the tape is finalized all the same, however often."""
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
@@ -170,18 +190,6 @@ class _Mount:
             async for number in arrived:
                 telemetry.event(telemetry.MOUNT_ENDED, signal=signal.Signals(number).name)
                 self._serving.cancel()
-
-
-async def _finalize(volume: MountedVolume, service: MountService) -> None:
-    """Bring everything to tape and tell the service how it went."""
-    service.unmounting()
-    try:
-        await volume.finalize()
-    except TapefsError as error:
-        telemetry.event(telemetry.SEGMENT_FAILED, logging.ERROR, reason=error)
-        service.finalized(error)
-    else:
-        service.finalized(None)
 
 
 def _single_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:

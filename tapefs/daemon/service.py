@@ -127,12 +127,12 @@ class MountService:
     async def sync(self, report: Report | None = None) -> dict[str, Any]:
         """Everything written so far is on tape, flushed, when this returns."""
         if self._volume.writable:
-            await self._showing_progress(self._volume.archiver.sync, report)
+            await self.showing_progress(self._volume.archiver.sync, report)
         return {"end_of_data_block": self._volume.view.expected_end().block}
 
     async def wait_finalized(self, report: Report) -> dict[str, Any]:
         """Return when unmounted and finalized. Raises NotFinalized when that failed."""
-        await self._showing_progress(self._ended.wait, report)
+        await self.showing_progress(self._ended.wait, report)
         if self.error is not None:
             raise NotFinalized(
                 f"not everything is on the tape: {self.error}; what is missing stays in the spool"
@@ -192,7 +192,7 @@ class MountService:
         self.error = error
         self._ended.set()
 
-    async def _showing_progress(
+    async def showing_progress(
         self, wait: Callable[[], Awaitable[None]], report: Report | None
     ) -> None:
         """Run `wait`; meanwhile tell `report` how far it is. Raises what `wait` raises, bare."""

@@ -108,7 +108,7 @@ def test_an_operator_who_is_not_root_uses_the_drive(tmp_path: Path) -> None:
     cartridge = new_cartridge(tmp_path / "a.tap", 256 * MIB)
     # As README.md says.
     readme = (HOME / "README.md").read_text()
-    (install,) = re.findall(r"^(install .*udev/(?:.*\n)+?)```", readme, re.MULTILINE)
+    (install,) = re.findall(r"^(install .*contrib/udev/(?:.*\n)+?)```", readme, re.MULTILINE)
     script, before = (
         text.replace("@home@", str(HOME)).replace("@install@", install) for text in (JOB, PREPARE)
     )
