@@ -212,7 +212,7 @@ async def verify(drive_name: str, state_dir: Path, scope: str, report: Report) -
                 await nursery.start(scheduler.run)
                 answer = await verifier.whole(Scope(scope), report, unfollowed)
                 nursery.cancel_scope.cancel()
-        await drive.rewind()
+        await opened.drive.rewind()
         return answer
 
 
