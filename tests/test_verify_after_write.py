@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from crash_rig import logs_expected
 from test_verify import records_of
 from volume_rig import RECORD_BYTES, Rig, User, dump
 
+from tapefs.archive.tape_writer import TapeWriter
 from tapefs.archive.verify import Scope, counts
 from tapefs.emulator.medium import VirtualCartridge
 from tapefs.entries import TapeFileKind
-from tapefs.errors import TapefsError
+from tapefs.errors import DriveFailed, TapefsError
 from tapefs.volume.tail import find_tail
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from tapefs.entries import TapeFile
 
 
 def content(seed: int, length: int) -> bytes:
@@ -271,3 +276,20 @@ async def test_what_its_writer_could_not_read_is_passed_over_by_every_reader(
         known = dump(user.volume.view)
         user.crash()
     assert await rig.tape_dump() == known
+
+
+async def test_a_checkpoint_that_was_not_read_back_leaves_no_room_that_is_not_there(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else who writes more than fits would wait for that room, and not be refused."""
+
+    async def fails(_: TapeWriter, tape_file: TapeFile) -> None:
+        raise DriveFailed(f"tape file {tape_file.sequence} cannot be asked for")
+
+    async with rig.mounted() as user:
+        await write_and_sync(user)
+        with monkeypatch.context() as patched, logs_expected(up_to=logging.ERROR):
+            patched.setattr(TapeWriter, "read_back", fails)
+            with pytest.raises(DriveFailed, match="tape file 2"):
+                await user.volume.archiver.finalize()
+        assert not user.volume.account.counts_twice

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, Final
 
+from tapefs import telemetry
 from tapefs.catalog import NoSuchInode
 from tapefs.entries import printable
 
@@ -81,3 +83,16 @@ class DamageReport:
                 for path, ino in sorted(self._paths)
             ],
         }
+
+
+def log_damage(damage: Damage) -> None:
+    """Log that `damage` was found."""
+    telemetry.event(
+        telemetry.VERIFY_DAMAGE,
+        logging.ERROR,
+        tape_file=damage.sequence,
+        position=damage.position,
+        length=damage.length,
+        kind=damage.kind.value,
+        detail=damage.detail,
+    )

@@ -7,7 +7,6 @@ between, the tape is looked at again before the next append.
 
 from __future__ import annotations
 
-import logging
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -16,6 +15,7 @@ import trio
 import zstandard
 
 from tapefs import telemetry
+from tapefs.archive.damage_report import log_damage
 from tapefs.archive.policy import JobKind
 from tapefs.archive.read_back import WrittenWrong, read_back
 from tapefs.archive.recovery import settle_end
@@ -199,15 +199,7 @@ class TapeWriter:
             )
         except WrittenWrong as exc:
             self._verifications.add_damage([exc.damage], self._clock_ns())
-            telemetry.event(
-                telemetry.VERIFY_DAMAGE,
-                logging.ERROR,
-                tape_file=tape_file.sequence,
-                position=exc.damage.position,
-                length=exc.damage.length,
-                kind=exc.damage.kind.value,
-                detail=exc.damage.detail,
-            )
+            log_damage(exc.damage)
             raise
         self._verifications.note(tape_file, (), self._clock_ns())
 
@@ -255,10 +247,10 @@ class TapeWriter:
             await self.append(builder.records(packed), place.start)
             await self.read_back(builder.tape_file())
         finally:
+            self._account.counts_twice = False
             copy.unlink(missing_ok=True)
             packed.unlink(missing_ok=True)
         await self.learn(builder.tape_file(), ())
-        self._account.counts_twice = False
         self._checkpoints += 1
         telemetry.event(
             telemetry.CHECKPOINT_COMMITTED, sequence=place.sequence, generation=place.generation

@@ -10,7 +10,6 @@ file is the unit of that.
 from __future__ import annotations
 
 import enum
-import logging
 import tempfile
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import trio
 
 from tapefs import telemetry
 from tapefs.archive.content_plan import ContentPlan, write_rows
-from tapefs.archive.damage_report import DamageReport
+from tapefs.archive.damage_report import DamageReport, log_damage
 from tapefs.archive.policy import JobKind
 from tapefs.archive.tape_file_check import TapeFileCheck
 from tapefs.archive.verify_reading import LaneReading, TapeFilePlan
@@ -264,15 +263,7 @@ class _Run:
     def _found(self, damages: Iterator[Damage] | tuple[Damage, ...] | list[Damage]) -> None:
         for damage in damages:
             self._damage_count += 1
-            telemetry.event(
-                telemetry.VERIFY_DAMAGE,
-                logging.ERROR,
-                tape_file=damage.sequence,
-                position=damage.position,
-                length=damage.length,
-                kind=damage.kind.value,
-                detail=damage.detail,
-            )
+            log_damage(damage)
 
     def _progressed(self) -> None:
         now_s = trio.current_time()
