@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 # The archiver looks up once for so many bytes written to a file, and when it is closed.
 _WAKE_BYTES = 4 << 20
+_FILE_BYTES_MAX = END_OF_FILE // 2
 # Clean files looked at in one eviction step.
 _EVICT_BATCH = 256
 
@@ -202,7 +203,7 @@ class Contents:
         """
         file = self._file(ino)
         end = offset + len(data)
-        if end > END_OF_FILE // 2:
+        if end > _FILE_BYTES_MAX:
             raise FilesystemError(errno.EFBIG)
         inode = file.inode
         await self.admission.admit(end - min(offset, inode.size), end - offset)
@@ -225,6 +226,8 @@ class Contents:
     async def truncate(self, ino: int, size: int) -> None:
         """Set the size of `ino`; new bytes are zeros. Raises as `write` does."""
         self.admission.check_writable()
+        if size > _FILE_BYTES_MAX:
+            raise FilesystemError(errno.EFBIG)
         file = self._file(ino)
         inode = file.inode
         if size > inode.size:

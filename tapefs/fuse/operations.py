@@ -44,7 +44,9 @@ STATFS_BLOCK_BYTES: Final = 4096
 READDIR_BATCH_COUNT: Final = 32
 
 _CAPABILITY: Final = b"security.capability"
-_XATTR_NAMESPACES: Final = (b"user.", b"trusted.", b"security.")
+# Nobody else sees their names (xattr(7)); the kernel itself keeps their values from others.
+_XATTRS_OF_ROOT: Final = b"trusted."
+_XATTR_NAMESPACES: Final = (b"user.", _XATTRS_OF_ROOT, b"security.")
 _ACL_NAMES: Final = (posix_acl.ACCESS, posix_acl.DEFAULT)
 _SET_ID: Final = stat.S_ISUID | stat.S_ISGID
 # Offsets in a directory stream: 1 and 2 follow `.` and `..`, cookies of entries count on from 2.
@@ -321,6 +323,7 @@ class Operations(pyfuse3.Operations):
     def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
         if name == _CAPABILITY:
             return self._capability(inode)
+        _require_known_namespace(name)
         stored = None
         if not tape_attributes.is_reserved(name):
             stored = self._catalog.xattr(inode, name)
@@ -341,7 +344,10 @@ class Operations(pyfuse3.Operations):
 
     @answers
     def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
-        return self.tree.xattr_names(inode)
+        names = self.tree.xattr_names(inode)
+        if ctx.uid == 0:
+            return names
+        return [name for name in names if not name.startswith(_XATTRS_OF_ROOT)]
 
     @answers_later
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
@@ -350,8 +356,7 @@ class Operations(pyfuse3.Operations):
             return
         if tape_attributes.is_reserved(name):
             raise FilesystemError(errno.EPERM)
-        if not name.startswith(_XATTR_NAMESPACES) and name not in _ACL_NAMES:
-            raise FilesystemError(errno.EOPNOTSUPP)
+        _require_known_namespace(name)
         if name == _CAPABILITY:
             self._without_capability.discard(inode)
         self.tree.set_xattr(inode, name, value)
@@ -362,6 +367,7 @@ class Operations(pyfuse3.Operations):
     def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
         if tape_attributes.is_reserved(name):
             raise FilesystemError(errno.EPERM)
+        _require_known_namespace(name)
         self.tree.remove_xattr(inode, name)
 
     # -- open files -------------------------------------------------------------------------
@@ -446,6 +452,14 @@ class Operations(pyfuse3.Operations):
 
 def _writes(flags: int) -> bool:
     return flags & os.O_ACCMODE != os.O_RDONLY
+
+
+def _require_known_namespace(name: bytes) -> None:
+    """The errno of local filesystems for names outside what xattr(7) knows."""
+    if name in _XATTR_NAMESPACES:
+        raise FilesystemError(errno.EINVAL)
+    if not name.startswith(_XATTR_NAMESPACES) and name not in _ACL_NAMES:
+        raise FilesystemError(errno.EOPNOTSUPP)
 
 
 def _invalidate_attributes(ino: int) -> None:
