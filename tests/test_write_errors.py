@@ -23,6 +23,7 @@ from oracle import Oracle, Photo, differences, photograph
 from volume_rig import Rig, dump
 from workload import Program, noise
 
+from tapefs.archive.archiver import _Request
 from tapefs.archive.write_failure import Remedy, remedy
 from tapefs.config import Config
 from tapefs.emulator.transport import TargetTransport
@@ -368,3 +369,24 @@ async def test_a_file_that_grows_while_it_is_archived_has_no_hash(tmp_path: Path
         assert user.volume.catalog.owes_tape()
         assert (inode.size, inode.sha256) == (5004, None)
         user.crash()
+
+
+async def test_who_waits_for_a_sync_that_was_broken_off_is_not_told_that_it_succeeded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(tmp_path, config=CONFIG)
+    await rig.format()
+    async with rig.mounted() as user:
+        archiver = user.volume.archiver
+
+        async def broken_off(**_: bool) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(archiver, "_migrate", broken_off)
+            waiting = _Request(finalize=False)
+            archiver._requests.append(waiting)
+            with pytest.raises(KeyboardInterrupt):
+                await archiver._work_off()
+        assert waiting.done.is_set()
+        assert waiting.error is not None

@@ -226,7 +226,7 @@ class Archiver:
     async def _work_off(self) -> None:
         requests, self._requests = self._requests, []
         segments_before = self._segments
-        error: TapefsError | None = None
+        error: TapefsError | None = TapefsError("the archiver was broken off; see the log")
         try:
             error = await self._migrate(
                 everything=bool(requests), finalize=any(request.finalize for request in requests)
