@@ -22,7 +22,7 @@ from tapefs import telemetry
 from tapefs.archive.admission import Admission
 from tapefs.archive.in_flight import InFlight
 from tapefs.archive.open_file import FileState as FileState
-from tapefs.archive.open_file import OpenFile, Place
+from tapefs.archive.open_file import OpenFile, Place, clean_state
 from tapefs.archive.ranges import END_OF_FILE, RangeSet
 from tapefs.archive.spool import punch
 from tapefs.catalog import Staged
@@ -412,9 +412,6 @@ class Contents:
         """Where the bytes of `ino` are."""
         file = self._files.get(ino)
         row = None if file else self._catalog.load_staged(ino)
-        if file is None and row is None:
-            inode = self._catalog.inode(ino)
-            return FileState.MIGRATED if inode.size else FileState.PREMIGRATED
         dirty = bool(file.dirty if file else row and row.dirty)
         if dirty:
             touched = file.touched_ns if file else row.touched_ns if row else 0
@@ -422,8 +419,7 @@ class Contents:
             writing = self.is_open_for_writing(ino)
             return FileState.STAGED if writing or settling else FileState.RESIDENT
         resident = file.resident if file else RangeSet(row.resident if row else ())
-        size = self._catalog.inode(ino).size
-        return FileState.PREMIGRATED if resident.covers(0, size) else FileState.MIGRATED
+        return clean_state(resident, self._catalog.inode(ino).size)
 
     def statfs(self) -> tuple[int, int]:
         """Total and free bytes, as df shows them."""

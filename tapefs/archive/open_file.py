@@ -21,6 +21,11 @@ class FileState(enum.Enum):
     MIGRATED = "migrated"
 
 
+def clean_state(resident: RangeSet, size: int) -> FileState:
+    """Of a file of `size` that is on tape whole, and of which the spool has `resident`."""
+    return FileState.PREMIGRATED if resident.covers(0, size) else FileState.MIGRATED
+
+
 class Place(enum.Enum):
     """Where a byte is that is not (only) on tape."""
 

@@ -1,7 +1,8 @@
 """SQLite: the only package that says SQL.
 
 `TapeView` is what the tape says, `Catalog` what users see and what this host still owes the tape,
-`Snapshot` a frozen view of the latter for the archiver; `Verifications` what was read back and
+`Snapshot` a frozen view of the latter for the archiver, `ShelfCatalog` the one for everybody else;
+`Verifications` what was read back and
 found right or wrong.
 """
 
@@ -9,6 +10,7 @@ from tapefs.catalog.database import remove_database
 from tapefs.catalog.live import Catalog
 from tapefs.catalog.namespace import NoSuchInode
 from tapefs.catalog.rows import Counts, Staged, VolumeSettings
+from tapefs.catalog.shelf import Named, ShelfCatalog, Totals, Wanted
 from tapefs.catalog.snapshot import Snapshot
 from tapefs.catalog.tape_reader import TapeReader
 from tapefs.catalog.tape_view import TapeView
@@ -17,12 +19,16 @@ from tapefs.catalog.verifications import Verifications
 __all__ = [
     "Catalog",
     "Counts",
+    "Named",
     "NoSuchInode",
+    "ShelfCatalog",
     "Snapshot",
     "Staged",
     "TapeReader",
     "TapeView",
+    "Totals",
     "Verifications",
     "VolumeSettings",
+    "Wanted",
     "remove_database",
 ]

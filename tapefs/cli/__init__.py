@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import tapefs
-from tapefs.cli import cartridge, drives, generations, mount, spool, status, umount, verify
+from tapefs.cli import cartridge, drives, generations, mount, shelf, spool, status, umount, verify
 from tapefs.cli import format as formatting
 from tapefs.cli.arguments import Parser
 from tapefs.cli.terminal import Terminal
@@ -34,6 +34,7 @@ _FAMILIES: Final[tuple[Callable[[Commands], None], ...]] = (
     umount.add_parsers,
     status.add_parser,
     verify.add_parser,
+    shelf.add_parsers,
     spool.add_parsers,
     generations.add_parser,
     cartridge.add_parsers,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import TYPE_CHECKING, Any
 
 from tapefs.cli import arguments as shared
 from tapefs.cli import mountpoints
-from tapefs.cli.terminal import Table, bytes_text
+from tapefs.cli.terminal import Table, bytes_text, time_text
 from tapefs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     rows = [
         (
             str(row["number"]),
-            _time_text(row["written_ns"]),
+            time_text(row["written_ns"]),
             bytes_text(row["new_bytes"]),
             str(row["sequence"]),
         )
@@ -70,9 +69,3 @@ def _ask(arguments: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
     terminal.if_interrupted = "interrupted; nothing was changed"
     with terminal.progress() as progress:
         return trio.run(daemon.list_generations, drive, state_dir, progress)
-
-
-def _time_text(time_ns: int) -> str:
-    """`time_ns` (since the epoch) in this user's time zone, to the second."""
-    moment = dt.datetime.fromtimestamp(time_ns // 10**9, dt.UTC).astimezone()
-    return moment.strftime("%Y-%m-%d %H:%M:%S")

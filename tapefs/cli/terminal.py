@@ -1,12 +1,14 @@
 """What a command says: its answer to standard output, progress and complaints to standard error.
 
 On a terminal answers are rich tables and progress is a bar; into a pipe both are plain lines that
-never wrap. With `--json` standard output carries one JSON document and nothing else.
+never wrap. With `--json` standard output carries one JSON document and nothing else; or, where an
+answer may be as long as a catalog, one JSON document a line.
 """
 
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,6 +51,16 @@ class Terminal:
             for part in parts:
                 _print_plain(part)
         sys.stdout.flush()
+
+    def line(self, document: Mapping[str, Any], text: str) -> None:
+        """Print one of the lines of an answer that may have very many."""
+        print(json.dumps(document, ensure_ascii=False) if self._json_output else text)
+
+    def remark(self, text: str) -> None:
+        """Say something about the answer to people, beside it."""
+        if not self._json_output:
+            sys.stdout.flush()
+            print(f"tapefs: {text}", file=sys.stderr, flush=True)
 
     def complain(self, verdict: Verdict) -> None:
         """Print the one sentence that says why the command failed."""
@@ -184,6 +196,15 @@ def duration_text(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest_s:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def time_text(time_ns: int) -> str:
+    """`time_ns` (since the epoch) in this user's time zone, to the second; a number beyond."""
+    try:
+        moment = dt.datetime.fromtimestamp(time_ns // 10**9, dt.UTC).astimezone()
+    except (ValueError, OverflowError):
+        return f"@{time_ns // 10**9}"
+    return moment.strftime("%Y-%m-%d %H:%M:%S")
 
 
 def named_rows(values: Mapping[str, Any]) -> list[tuple[str, str]]:

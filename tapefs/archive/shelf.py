@@ -1,0 +1,206 @@
+"""The shelf: what is on the cartridges that were ever here, without any of them in a drive.
+
+Everything comes row by row, in memory that does not grow with the number of files, and through
+readers that a mount does not notice.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import posixpath
+import stat
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tapefs.archive.catalogs import VERIFIED_NAME
+from tapefs.archive.open_file import FileState, clean_state
+from tapefs.archive.ranges import RangeSet
+from tapefs.archive.verify import counts
+from tapefs.archive.waiting import waiting_in
+from tapefs.catalog import NoSuchInode, ShelfCatalog, TapeReader, Verifications
+from tapefs.entries import ROOT_INO, printable
+from tapefs.errors import StateUnusable, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tapefs.archive.known_volumes import KnownVolume
+    from tapefs.archive.waiting import WaitingVolume
+    from tapefs.catalog import Named, Totals, Wanted
+    from tapefs.catalog.verifications import VerificationSummary
+    from tapefs.entries import Inode
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeSummary:
+    """One cartridge of the shelf.
+
+    `last_here_ns`: when this host's catalog of it last changed, which the end of a mount does.
+    `used_bytes`: what its tape files occupy. `verified`: None where nothing was verified.
+    """
+
+    volume: KnownVolume
+    last_here_ns: int
+    totals: Totals
+    used_bytes: int
+    generations_count: int
+    verified: VerificationSummary | None
+    waiting: WaitingVolume
+
+
+@dataclass(frozen=True, slots=True)
+class ShelfEntry:
+    """One name on a volume. `path` is from its root, without leading slash; the root's is empty.
+
+    `state` is None for what has no content. `waiting_bytes` of the content are not on tape.
+    """
+
+    path: bytes
+    inode: Inode
+    state: FileState | None
+    waiting_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What is at and below `path`, counted as by du: bytes as in `Totals`."""
+
+    path: bytes
+    totals: Totals
+
+
+def summary(volume: KnownVolume) -> VolumeSummary:
+    """What there is to know about `volume`. Seconds for millions of files. Raises StateUnusable."""
+    used_records = generations_count = 0
+    with closing(TapeReader.open_for_reading(volume.view_path)) as view:
+        geometry = view.settings.geometry
+        for tape_file in view.outlines():
+            used_records += geometry.record_count(tape_file)
+        generations_count = view.checkpoint_count()
+        verified = _verified(volume.directory / VERIFIED_NAME, view)
+    with _opened(volume) as catalog:
+        totals = catalog.totals_of_volume()
+    return VolumeSummary(
+        volume,
+        _last_changed_ns(volume),
+        totals,
+        used_records * geometry.record_bytes,
+        generations_count,
+        verified,
+        waiting_in(volume),
+    )
+
+
+def listing(volume: KnownVolume, path: bytes) -> Iterator[ShelfEntry]:
+    """What `path` holds, sorted by name; or `path` itself when it is no directory.
+
+    Raises UsageError when there is no such path, StateUnusable.
+    """
+    with _opened(volume) as catalog:
+        at, found = _resolved(catalog, volume, path)
+        if not stat.S_ISDIR(found.inode.mode):
+            yield _entry(at, found)
+            return
+        for child in catalog.listing(found.inode.ino):
+            yield _entry(_below(at, child.name), child)
+
+
+def find(volume: KnownVolume, pattern: bytes, wanted: Wanted) -> Iterator[ShelfEntry]:
+    """Whatever is `wanted` and fits the shell pattern, in the order in which the catalog has it.
+
+    A pattern without a slash is compared with names, one with a slash with whole paths; `*` fits
+    slashes too. A hard link is found by each of its names. Raises StateUnusable.
+    """
+    by_path = b"/" in pattern
+    pattern = pattern.removeprefix(b"/")
+    with _opened(volume) as catalog:
+        for page in catalog.search(wanted):
+            # Names that follow each other are often in one directory.
+            directories: dict[int, bytes | None] = {ROOT_INO: b""}
+            for named in page:
+                if not by_path and not fnmatch.fnmatchcase(named.name, pattern):
+                    continue
+                directory = _directory(catalog, named.parent, directories)
+                if directory is None:
+                    continue
+                path = _below(directory, named.name)
+                if not by_path or fnmatch.fnmatchcase(path, pattern):
+                    yield _entry(path, named)
+
+
+def usage(volume: KnownVolume, path: bytes) -> Iterator[Usage]:
+    """What each directory in `path` comes to, sorted by name, then `path` with all of it.
+
+    Raises UsageError when there is no such path, StateUnusable.
+    """
+    with _opened(volume) as catalog:
+        at, found = _resolved(catalog, volume, path)
+        if stat.S_ISDIR(found.inode.mode):
+            for child in catalog.listing(found.inode.ino):
+                if stat.S_ISDIR(child.inode.mode):
+                    yield Usage(_below(at, child.name), catalog.totals(child.inode.ino))
+        yield Usage(at, catalog.totals(found.inode.ino))
+
+
+def _opened(volume: KnownVolume) -> ShelfCatalog:
+    return ShelfCatalog.open(volume.live_path, volume.view_path)
+
+
+def _resolved(catalog: ShelfCatalog, volume: KnownVolume, path: bytes) -> tuple[bytes, Named]:
+    """Where `path` leads without following symlinks, and what is there."""
+    clean = posixpath.normpath(b"/" + path).lstrip(b"/")
+    found = catalog.root()
+    for name in filter(None, clean.split(b"/")):
+        found = catalog.named(found.inode.ino, name) if found else None
+    if found is None:
+        raise UsageError(
+            f"volume '{volume.name}' has no '{printable(clean)}'; "
+            f"'tapefs find' looks for names on all volumes"
+        )
+    return clean, found
+
+
+def _directory(catalog: ShelfCatalog, ino: int, known: dict[int, bytes | None]) -> bytes | None:
+    """The path of directory `ino`; None when it went while it was looked for."""
+    if ino not in known:
+        known[ino] = None
+        with suppress(NoSuchInode):
+            known[ino] = catalog.directory_path(ino)
+    return known[ino]
+
+
+def _below(directory: bytes, name: bytes) -> bytes:
+    return directory + b"/" + name if directory else name
+
+
+def _entry(path: bytes, named: Named) -> ShelfEntry:
+    staged, inode = named.staged, named.inode
+    waiting_bytes = sum(end - start for start, end in staged.dirty) if staged else 0
+    state = None
+    if stat.S_ISREG(inode.mode):
+        resident = RangeSet(staged.resident if staged else ())
+        state = FileState.RESIDENT if waiting_bytes else clean_state(resident, inode.size)
+    return ShelfEntry(path, inode, state, waiting_bytes)
+
+
+def _verified(path: Path, view: TapeReader) -> VerificationSummary | None:
+    try:
+        results = Verifications.open_for_reading(path)
+    except StateUnusable:
+        return None  # the next verification makes it anew
+    with closing(results):
+        return results.summary(file for file in view.outlines() if counts(file))
+
+
+def _last_changed_ns(volume: KnownVolume) -> int:
+    path = volume.live_path if volume.live_path.exists() else volume.view_path
+    log = path.with_name(path.name + "-wal")
+    moments = [path.stat().st_mtime_ns]
+    with suppress(FileNotFoundError):
+        found = log.stat()
+        # Whoever only reads may leave an empty one.
+        if found.st_size:
+            moments.append(found.st_mtime_ns)
+    return max(moments)
