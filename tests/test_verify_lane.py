@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 import trio.testing
+from crash_rig import logs_expected
 from volume_rig import RECORD_BYTES, Rig, User
 
-from tapefs.archive import verify_reading
+from tapefs.archive import verify, verify_reading
 from tapefs.archive.catalogs import VERIFIED_NAME
 from tapefs.archive.record_reader import RecordReader
 from tapefs.archive.verify import Scope, counts
 from tapefs.errors import DriveBusy, DriveGone
+from tapefs.scsi.sense import MediumChanged, Sense, SenseKey, check_condition
 
 if TYPE_CHECKING:
     from array import array
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from tapefs.archive.record_reader import RecordRead, Wanted
     from tapefs.catalog.verifications import VerificationSummary
     from tapefs.drive import TapeDrive
+    from tapefs.volume.label import Label
 
 
 def content(seed: int, length: int) -> bytes:
@@ -287,3 +291,21 @@ async def test_another_tape_file_under_the_same_number_counts_as_new(rig: Rig) -
         for field in ("first_block", "record_count", "written_ns"):
             changed = dataclasses.replace(other, **{field: getattr(other, field) + 1})
             assert not user.volume.verifications.verified_ns(changed)
+
+
+async def test_a_cartridge_that_goes_while_its_label_is_read_is_no_damage(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def gone(_: TapeDrive) -> Label:
+        raise check_condition(Sense(SenseKey.UNIT_ATTENTION, 0x28, 0x00), "READ")
+
+    async with rig.mounted() as user:
+        await user.write("file", b"content")
+        await user.sync()
+        with monkeypatch.context() as patched, logs_expected(up_to=logging.WARNING):
+            patched.setattr(verify, "read_label", gone)
+            with pytest.raises(MediumChanged):
+                await user.volume.verifier.whole(Scope.EVERYTHING, silent)
+            assert summary(user).damage_count == 0
+            while user.volume.scheduler.away is not None:
+                await user.volume.scheduler.is_back_at_once()

@@ -26,11 +26,13 @@ from workload import Program, noise
 from tapefs.archive.archiver import _Request
 from tapefs.archive.write_failure import Remedy, remedy
 from tapefs.config import Config
+from tapefs.drive import TapeDrive
 from tapefs.emulator.transport import TargetTransport
 from tapefs.errors import DriveFailed, DriveGone, FilesystemError, NotFinalized, TapefsError
 from tapefs.scsi.cdb import Rewind, Write6, WriteFilemarks6
 from tapefs.scsi.completion import Completion
 from tapefs.scsi.sense import Sense, SenseKey, check_condition
+from tapefs.usb.transport import WireReset
 
 if TYPE_CHECKING:
     from array import array
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
     from volume_rig import User
 
+    from tapefs.archive.resumption import Away
     from tapefs.emulator.target import Target
     from tapefs.scsi.cdb import Command
 
@@ -390,3 +393,34 @@ async def test_who_waits_for_a_sync_that_was_broken_off_is_not_told_that_it_succ
                 await archiver._work_off()
         assert waiting.done.is_set()
         assert waiting.error is not None
+
+
+async def test_a_wire_that_fails_while_room_is_asked_for_is_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was reset: nobody knows where the head is, so the lane must hear of it."""
+    rig = Rig(tmp_path, config=CONFIG)
+    await rig.format()
+    looked = 0
+
+    async def reset(_: TapeDrive) -> None:
+        nonlocal looked
+        looked += 1
+        if looked == 1:
+            raise WireReset("LOG SENSE failed on the USB wire")
+
+    async with rig.mounted() as user:
+        await user.write("file", b"content")
+        with monkeypatch.context() as patched, logs_expected(up_to=logging.ERROR):
+            patched.setattr(TapeDrive, "capacity", reset)
+            went_away = user.volume.scheduler.on_away
+            seen: list[str] = []
+
+            def note(away: Away | None) -> None:
+                seen.append(away.happened if away else "back")
+                went_away(away)
+
+            user.volume.scheduler.on_away = note
+            await user.sync()
+        assert seen == ["LOG SENSE failed on the USB wire", "back"]
+        assert await user.read("file") == b"content"

@@ -19,6 +19,7 @@ from tapefs.archive.damage_report import log_damage
 from tapefs.archive.policy import JobKind
 from tapefs.archive.read_back import WrittenWrong, read_back
 from tapefs.archive.recovery import settle_end
+from tapefs.archive.resumption import leaves_in_doubt
 from tapefs.errors import (
     DriveFailed,
     MediumFailed,
@@ -280,17 +281,20 @@ async def measure_room(
     """Ask the drive how much it can take behind its end of data, before which `end_bytes` stand.
 
     Where it does not know, the mount option or the kind of the medium says it. A drive that
-    refuses the question leaves the account as it is.
+    refuses the question leaves the account as it is. Raises what leaves the drive in doubt.
     """
     remaining_bytes: int | None = None
     if config.capacity_bytes is not None:
         account.total_bytes = config.capacity_bytes
     else:
-        with suppress(DriveFailed, MediumFailed):
+        try:
             capacity = await drive.capacity()
             remaining_bytes = capacity.remaining_bytes if capacity else None
             if capacity is None and account.total_bytes is None:
                 account.total_bytes = await drive.nominal_capacity_bytes()
+        except (DriveFailed, MediumFailed) as exc:
+            if leaves_in_doubt(exc):
+                raise
     account.measured(end_bytes, remaining_bytes)
 
 

@@ -21,6 +21,7 @@ from tapefs import telemetry
 from tapefs.archive.content_plan import ContentPlan, write_rows
 from tapefs.archive.damage_report import DamageReport, log_damage
 from tapefs.archive.policy import JobKind
+from tapefs.archive.resumption import leaves_in_doubt
 from tapefs.archive.tape_file_check import TapeFileCheck
 from tapefs.archive.verify_reading import LaneReading, TapeFilePlan
 from tapefs.drive import TapeAddress
@@ -169,6 +170,8 @@ class _Run:
             try:
                 label = await read_label(drive)
             except (DamagedTape, ForeignTape, BlankTape, WrongTape, MediumFailed) as exc:
+                if leaves_in_doubt(exc):
+                    raise
                 damages.append(_of_label(DamageKind.UNREADABLE, str(exc)))
                 return
             known = self._settings
