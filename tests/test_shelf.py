@@ -270,7 +270,7 @@ def test_every_name_comes_once_however_many_there_are(tmp_path: Path) -> None:
 
 def test_memory_does_not_grow_with_the_number_of_files(tmp_path: Path) -> None:
     peaks = []
-    for count in (2 * PAGE_ROWS, 20 * PAGE_ROWS):
+    for count in (2 * PAGE_ROWS, 40 * PAGE_ROWS):
         catalog, volume = a_catalog(tmp_path / str(count), count)
         catalog.close(clean=True)
         tracemalloc.start()
@@ -278,7 +278,8 @@ def test_memory_does_not_grow_with_the_number_of_files(tmp_path: Path) -> None:
         assert sum(1 for _ in shelf.find(volume, b"*", ANYTHING)) == count + 1
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < 1.5 * peaks[0]
+    # Twenty times the files. What Python had free before it counted makes both figures vary.
+    assert peaks[1] < 4 * peaks[0]
 
 
 def test_who_reads_slowly_does_not_keep_the_log_from_being_folded(tmp_path: Path) -> None:
