@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 from first_light_rig import PROGRAMS, STUCK_S, Host, is_mounted, new_host, run
 
+from tapefs.cli import sd_notify
 from tapefs.cli.sd_notify import EXTENSION_S, REPEAT_S, SdNotify
 from tapefs.errors import ExitCode
 
@@ -163,8 +164,8 @@ def test_a_terminal_that_was_closed_costs_nothing(host: Host, tmp_path: Path) ->
         assert process.stderr
         process.stderr.close()
         process.send_signal(signal.SIGHUP)
-        listener.until(lambda message: "STATUS=the tape is finalized" in message)
         process.wait(STUCK_S)
+        assert "STATUS=the tape is finalized" in statuses(listener.rest())
     listener.close()
     assert_on_tape(host)
 
@@ -207,6 +208,21 @@ def test_children_are_not_told_of_it(monkeypatch: pytest.MonkeyPatch, listener: 
     assert listener.take() == ["STATUS=no drive", EXTENSION]
     SdNotify.of_this_process().failed("nobody hears this")
     assert listener.rest() == []
+
+
+def test_one_that_does_not_listen_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, listener: Listener, assert_logs: Callable[[str], object]
+) -> None:
+    monkeypatch.setattr(sd_notify, "SEND_TIMEOUT_S", 0.01)
+    name = listener.address.replace("@", "\0", 1)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                other.sendto(b"X=1", name)
+        assert_logs(r"systemd\.deaf told=STOPPING=1")
+        SdNotify(listener.address).report({"event": "unmounting"})
+    assert not any("STOPPING=1" in message for message in listener.rest())
 
 
 def test_what_stays_the_same_is_repeated_for_the_extension_only(listener: Listener) -> None:

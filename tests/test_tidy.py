@@ -113,7 +113,7 @@ def test_every_option_is_in_the_readme(command: argparse.ArgumentParser) -> None
 
 
 def test_every_example_is_understood() -> None:
-    """All in README.md and docs/ parse; where a pipe follows, the part before it."""
+    """All in README.md and docs/ parse; where a pipe or a file follows, the part before it."""
     pages = "\n".join(page.read_text() for page in sorted((HOME / "docs").glob("*.md")))
     blocks = "\n".join(re.findall(r"```sh\n(.*?)```", pages, re.DOTALL))
     examples = [line.split("#")[0] for line in (SHELL_BLOCKS + blocks).splitlines()]
@@ -122,7 +122,7 @@ def test_every_example_is_understood() -> None:
     ]
     parser = cli.build_parser()
     for example in words:
-        parser.parse_args(example.split("|")[0].split()[1:])
+        parser.parse_args(re.split("[|>]", example)[0].split()[1:])
     assert len(words) > len(COMMANDS)
 
 

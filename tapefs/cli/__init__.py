@@ -14,7 +14,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import tapefs
-from tapefs.cli import cartridge, drives, generations, mount, shelf, spool, status, umount, verify
+from tapefs.cli import (
+    cartridge,
+    completion,
+    drives,
+    generations,
+    mount,
+    shelf,
+    spool,
+    status,
+    umount,
+    verify,
+)
 from tapefs.cli import format as formatting
 from tapefs.cli.arguments import Parser
 from tapefs.cli.terminal import Terminal
@@ -38,6 +49,7 @@ _FAMILIES: Final[tuple[Callable[[Commands], None], ...]] = (
     spool.add_parsers,
     generations.add_parser,
     cartridge.add_parsers,
+    completion.add_parser,
 )
 
 _EPILOG: Final = """example, without any hardware:
