@@ -522,9 +522,12 @@ async def test_a_tape_that_was_written_elsewhere_meanwhile_is_not_written_here(
             user.target.insert(cartridge)
             await until_back(user)
             assert await user.read("one") == ONE
+            known = user.volume.view.expected_end()
             await user.write("two", TWO)
             with pytest.raises(NotFinalized, match="written by another host"):
                 await user.sync()
             assert cartridge.object_count == end
+            # The view stays what the live catalog was made from.
+            assert user.volume.view.expected_end() == known
             assert await user.read("two") == TWO
             user.crash()

@@ -18,14 +18,14 @@ import trio
 
 from tapefs import telemetry
 from tapefs.archive.burst import WHOLE_BYTES, Burst, Limits, Selection, select
-from tapefs.archive.catalogs import written_elsewhere
+from tapefs.archive.catalogs import foreign_to
 from tapefs.archive.confirmation import Confirmation
 from tapefs.archive.resumption import leaves_in_doubt
 from tapefs.archive.retry import Retry
 from tapefs.archive.write_failure import Remedy, remedy
 from tapefs.config import GIB, MIB
 from tapefs.entries import TapeFileKind
-from tapefs.errors import DriveGone, NotFinalized, TapefsError, WrongTape
+from tapefs.errors import DriveGone, NotFinalized, TapefsError
 from tapefs.volume.journal_file import read_entries
 from tapefs.volume.segment import SegmentBuilder
 
@@ -432,14 +432,9 @@ class Archiver:
     async def _prove_end(self) -> None:
         """After a failure: agree with the tape again, and ask the drive how much room is left."""
         state, self._state = self._state, "positioning"
-        if not await self._writer.prove_end():
+        if not await self._writer.prove_end(foreign_to(self._catalog)):
             self._state = state
             return
-        if written_elsewhere(self._view, self._catalog):
-            raise WrongTape(
-                "this tape was written by another host while it was out of the drive; unmount it, "
-                "and mount it with another --state-dir to read it"
-            )
         # A segment of ours whose success was not heard of: its files are still dirty here and go
         # to tape once more, so there is nothing to learn from it.
         self._catalog.set_confirmed_sequence(self._last_sequence())

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tapefs.drive import TapeDrive
+    from tapefs.entries import TapeFile
     from tapefs.volume.label import Label
     from tapefs.volume.tail import Tail
 
@@ -179,14 +180,12 @@ def _refusing_foreign(path: Path) -> Callable[[Tail], None]:
         return lambda _: None
     catalog = Catalog.open(path)
     try:
-        refusal = _refusal(catalog)
-        known = (catalog.confirmed_sequence, catalog.segment_written_ns)
+        refusal, is_foreign = _refusal(catalog), foreign_to(catalog)
     finally:
         catalog.close(clean=False, commit=False)
 
     def admit(tail: Tail) -> None:
-        foreign = tail.kind is TapeFileKind.SEGMENT and tail.written_ns != known[1]
-        if refusal is not None and foreign and tail.sequence > known[0]:
+        if refusal is not None and is_foreign(tail):
             raise refusal
 
     return admit
@@ -220,12 +219,23 @@ async def fresh_live(view: TapeView, path: Path) -> Catalog:
 
 def written_elsewhere(view: TapeView, catalog: Catalog) -> bool:
     """Whether the tape has segments that neither this catalog nor a crash of ours explains."""
-    last = view.last_tape_file()
-    first_unknown = catalog.confirmed_sequence + 1
-    for sequence in range(first_unknown, (last.sequence if last else 0) + 1):
+    is_foreign, last = foreign_to(catalog), view.last_tape_file()
+    for sequence in range(catalog.confirmed_sequence + 1, (last.sequence if last else 0) + 1):
         tape_file = view.tape_file(sequence)
-        if tape_file is None or tape_file.kind is not TapeFileKind.SEGMENT:
-            continue
-        if tape_file.written_ns != catalog.segment_written_ns:
+        if tape_file is not None and is_foreign(tape_file):
             return True
     return False
+
+
+def foreign_to(catalog: Catalog) -> Callable[[TapeFile | Tail], bool]:
+    """Whether a tape file is a segment that neither `catalog`, as it is now, nor a crash explains.
+
+    Of what is not confirmed only the segment that was begun last can be this host's.
+    """
+    confirmed, written_ns = catalog.confirmed_sequence, catalog.segment_written_ns
+
+    def is_foreign(found: TapeFile | Tail) -> bool:
+        new = found.kind is TapeFileKind.SEGMENT and found.sequence > confirmed
+        return new and found.written_ns != written_ns
+
+    return is_foreign

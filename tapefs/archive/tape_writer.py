@@ -26,6 +26,7 @@ from tapefs.errors import (
     NotFinalized,
     StateUnusable,
     TapefsError,
+    WrongTape,
     leaves_of,
 )
 from tapefs.volume.records import RecordBuffers
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from tapefs.config import Config
     from tapefs.drive import TapeAddress, TapeDrive
     from tapefs.entries import Entry, TapeFile
+    from tapefs.volume.tail import Tail
 
 # Records filled per visit to the worker thread.
 _RECORDS_PER_HOP: Final = 4
@@ -210,11 +212,21 @@ class TapeWriter:
         self._account.inode_count = self.view.next_ino
         self._end_unproven = False
 
-    async def prove_end(self) -> bool:
-        """After a failure: find out what is on tape before writing again. True if it was needed."""
+    async def prove_end(self, is_foreign: Callable[[Tail], bool]) -> bool:
+        """After a failure: find out what is on tape before writing again. True if it was needed.
+
+        Raises WrongTape, before the view learns of it, when a tape file is another host's.
+        """
         if not self._end_unproven:
             return False
         scheduler = self._scheduler
+
+        def admit(tail: Tail) -> None:
+            if is_foreign(tail):
+                raise WrongTape(
+                    "this tape was written by another host while it was out of the drive; unmount "
+                    "it, and mount it with another --state-dir to read it"
+                )
 
         async def job(drive: TapeDrive) -> None:
             scheduler.head_block = None
@@ -225,6 +237,7 @@ class TapeWriter:
                 self.work,
                 lambda _: None,
                 is_dispensable=lambda tail: tail.written_ns == self._written_ns,
+                admit=admit,
             )
             scheduler.head_block = self.view.expected_end().block
             end_bytes = self.settings.geometry.bytes_before(scheduler.head_block)
