@@ -103,12 +103,22 @@ def directories(at: Path, note: Notes) -> None:
     note("unlink a directory", os.unlink, at / "empty")
     note("rmdir", os.rmdir, at / "empty" / "a")
     note("links with one below", lambda: shape(at / "empty")[1])
+    (at / "spare").mkdir()
     inside = os.open(at / "c", os.O_RDONLY)
     note("rmdir in use", os.rmdir, at / "c")
     note("links of the removed", lambda: os.fstat(inside).st_nlink)
     note("list the removed", os.listdir, inside)
     note("make in the removed", lambda: os.mkdir("new", dir_fd=inside))
     os.close(inside)
+    below_empty = at / "empty" / "b"
+    note(
+        "exchange with another directory's", renameat2, at / "second", below_empty, RENAME_EXCHANGE
+    )
+    note("links of both directories", lambda: [shape(path)[1] for path in (at / "empty", at)])
+    note("and back", renameat2, at / "second", below_empty, RENAME_EXCHANGE)
+    note("links as before", lambda: [shape(path)[1] for path in (at / "empty", at)])
+    note("replace another directory's", os.rename, below_empty, at / "spare")
+    note("links then", lambda: [shape(path)[1] for path in (at / "empty", at)])
     same = os.path.samestat((at / "dir" / "..").stat(), at.stat())
     note("dot dot leads back", lambda: same)
 
