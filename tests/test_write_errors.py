@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -424,3 +424,33 @@ async def test_a_wire_that_fails_while_room_is_asked_for_is_no_answer(
             await user.sync()
         assert seen == ["LOG SENSE failed on the USB wire", "back"]
         assert await user.read("file") == b"content"
+
+
+@pytest.mark.parametrize("busy_with", ["learning a segment", "proving the end"])
+async def test_a_drive_that_goes_while_the_archiver_is_busy_leaves_the_end_unproven(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, busy_with: str
+) -> None:
+    rig = Rig(tmp_path, config=CONFIG)
+    await rig.format()
+    async with rig.mounted() as user:
+        writer = user.volume.archiver._writer
+        apply, submit = writer.view.apply, user.volume.scheduler.submit
+
+        def lose_while_learning(*arguments: Any) -> None:
+            apply(*arguments)
+            trio.from_thread.run_sync(writer.must_prove_end)
+
+        async def lose_after_proof(*arguments: Any) -> None:
+            await submit(*arguments)
+            writer.must_prove_end()
+
+        await user.write("file", b"content")
+        with monkeypatch.context() as patched:
+            if busy_with == "proving the end":
+                writer.must_prove_end()
+                patched.setattr(user.volume.scheduler, "submit", lose_after_proof)
+                assert await writer.prove_end(lambda _: False)
+            else:
+                patched.setattr(writer.view, "apply", lose_while_learning)
+                await user.sync()
+        assert await writer.prove_end(lambda _: False)

@@ -447,6 +447,7 @@ class Archiver:
         due = len(self._view.files_since_checkpoint()) >= self._config.checkpoint_segments
         # The room for the last one is reserved; one in between must not take it.
         if due and self._account.free_bytes() and not self._writer.is_near_end:
+            await self._prove_end()
             await self._checkpoint()
 
     async def _checkpoint(self) -> None:

@@ -208,9 +208,14 @@ class TapeWriter:
 
     async def learn(self, tape_file: TapeFile, entries: Iterable[Entry]) -> None:
         """The tape file is on tape: let the tape view know what it says."""
-        await trio.to_thread.run_sync(self.view.apply, tape_file, entries)
-        self._account.inode_count = self.view.next_ino
+        # First: `must_prove_end` may be called meanwhile, and must last.
         self._end_unproven = False
+        try:
+            await trio.to_thread.run_sync(self.view.apply, tape_file, entries)
+        except BaseException:
+            self._end_unproven = True
+            raise
+        self._account.inode_count = self.view.next_ino
 
     async def prove_end(self, is_foreign: Callable[[Tail], bool]) -> bool:
         """After a failure: find out what is on tape before writing again. True if it was needed.
@@ -242,9 +247,10 @@ class TapeWriter:
             scheduler.head_block = self.view.expected_end().block
             end_bytes = self.settings.geometry.bytes_before(scheduler.head_block)
             await measure_room(drive, self._account, self._config, end_bytes)
+            # In here: once the job is over, the drive may go before this task runs again.
+            self._end_unproven = False
 
         await scheduler.submit(JobKind.ARCHIVE, job)
-        self._end_unproven = False
         return True
 
     def must_prove_end(self) -> None:
