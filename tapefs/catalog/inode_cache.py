@@ -41,11 +41,6 @@ class InodeCache:
         """How many inodes wait to be written."""
         return len(self._modified)
 
-    @property
-    def recent_count(self) -> int:
-        """How many inodes are held because they were used last."""
-        return len(self._recent)
-
     def find(self, ino: int) -> CachedInode | None:
         """The object of this inode, if there is one."""
         inode = self._recent.get(ino)

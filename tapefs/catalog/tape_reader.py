@@ -30,8 +30,6 @@ class TapeReader(Namespace):
     def __init__(self, database: Database) -> None:
         super().__init__(database)
         self.path = database.path
-        # The last CRCs that were asked for: reads go through a tape file in order.
-        self._crcs: tuple[int, bytes] = (0, b"")
 
     @staticmethod
     def open_for_reading(path: Path) -> TapeReader:
@@ -75,16 +73,6 @@ class TapeReader(Namespace):
         row = self._database.first(f"{_SELECT_FILE} WHERE sequence = ?", (sequence,))
         return tape_file_from(row) if row else None
 
-    def record_crc(self, sequence: int, record: int) -> int | None:
-        """CRC-32C of record number `record` of a tape file, or None where it is not known."""
-        if self._crcs[0] != sequence:
-            tape_file = self.tape_file(sequence)
-            if tape_file is None:
-                return None
-            self._crcs = (sequence, tape_file.crcs)
-        crc = self._crcs[1][4 * record : 4 * record + 4]
-        return int.from_bytes(crc, "big") if crc else None
-
     def last_checkpoint(self) -> TapeFile | None:
         """The last checkpoint, or None."""
         row = self._database.first(
@@ -120,10 +108,6 @@ class TapeReader(Namespace):
         """An inode as the tape has it, or None."""
         row = self._inode_values(ino)
         return Inode(*row) if row else None
-
-    def has_link(self, parent: int, name: bytes) -> bool:
-        """Whether the tape knows `name` in directory `parent`."""
-        return self.lookup(parent, name) is not None
 
     def has_inode(self, ino: int) -> bool:
         """Whether the tape knows this inode."""
