@@ -164,6 +164,8 @@ class TapeFile:
 def printable(path: bytes) -> str:
     r"""`path` for a terminal: what is no printable UTF-8, and the backslash, as \xNN."""
     text = path.decode("utf-8", "surrogateescape")
+    if text.isprintable() and "\\" not in text:
+        return text
     return "".join(
         char
         if char.isprintable() and char != "\\"

@@ -9,6 +9,7 @@ import os
 import shutil
 import sqlite3
 import stat
+import subprocess
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from catalog_rig import DIRECTORY, make_file, new_live
-from first_light_rig import Host, new_host
+from first_light_rig import PROGRAMS, STUCK_S, Host, new_host
 from volume_rig import Rig
 
 from tapefs import cli
@@ -295,6 +296,32 @@ def test_who_reads_slowly_does_not_keep_the_log_from_being_folded(tmp_path: Path
         catalog.unlink(1, b"other")
         assert sum(1 for _ in rows) >= 2 * PAGE_ROWS - 1
     catalog.close(clean=True)
+
+
+@pytest.mark.parametrize("words", [["ls", "RIG"], ["find"], ["find", "--json"], ["du", "RIG"]])
+async def test_who_has_read_enough_may_go(tmp_path: Path, words: list[str]) -> None:
+    rig = new_rig(tmp_path)
+    await a_volume(rig)
+    done = run_for_nobody([*words, "--state-dir", str(rig.state.parent)])
+    assert (done.returncode, done.stderr) == (ExitCode.OK, b"")
+
+
+def run_for_nobody(words: list[str]) -> subprocess.CompletedProcess[bytes]:
+    """Run `tapefs WORDS...` into a pipe that nobody reads from."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        return subprocess.run(
+            [PROGRAMS / "tapefs", *words],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            # Output that is buffered goes out at the end only.
+            env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+            timeout=STUCK_S,
+            check=False,
+        )
+    finally:
+        os.close(writing)
 
 
 async def test_names_of_volumes_may_hold_colons(tmp_path: Path) -> None:

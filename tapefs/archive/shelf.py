@@ -115,13 +115,15 @@ def find(volume: KnownVolume, pattern: bytes, wanted: Wanted) -> Iterator[ShelfE
     """
     by_path = b"/" in pattern
     pattern = pattern.removeprefix(b"/")
+
+    def name_fits(name: bytes) -> bool:
+        return by_path or fnmatch.fnmatchcase(name, pattern)
+
     with _opened(volume) as catalog:
-        for page in catalog.search(wanted):
+        for page in catalog.search(wanted, name_fits):
             # Names that follow each other are often in one directory.
             directories: dict[int, bytes | None] = {ROOT_INO: b""}
             for named in page:
-                if not by_path and not fnmatch.fnmatchcase(named.name, pattern):
-                    continue
                 directory = _directory(catalog, named.parent, directories)
                 if directory is None:
                     continue

@@ -16,7 +16,7 @@ from tapefs.catalog.rows import INODE_COLUMNS, Staged, staged_from
 from tapefs.entries import ROOT_INO, Inode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from types import TracebackType
     from typing import Self
@@ -122,8 +122,8 @@ class ShelfCatalog(Namespace):
                 return
             name = rows[-1][2]
 
-    def search(self, wanted: Wanted) -> Iterator[list[Named]]:
-        """The names of everything that is `wanted`, by their cookies, page by page."""
+    def search(self, wanted: Wanted, fits: Callable[[bytes], bool]) -> Iterator[list[Named]]:
+        """The names that fit of everything that is `wanted`, by their cookies, page by page."""
         cookie = 0
         while True:
             # The order of a cross join is kept: name by name, so that a page needs no sorting.
@@ -143,8 +143,8 @@ class ShelfCatalog(Namespace):
                     PAGE_ROWS,
                 ),
             )
-            if rows:
-                yield [_named(row) for row in rows]
+            if page := [_named(row) for row in rows if fits(row[2])]:
+                yield page
             if len(rows) < PAGE_ROWS:
                 return
             cookie = rows[-1][0]

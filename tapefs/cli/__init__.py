@@ -111,7 +111,10 @@ def mount_main(argv: Sequence[str] | None = None) -> int:
 def _judged(command: Callable[[], int], terminal: Terminal, *, verbose: bool) -> int:
     """Run `command`; whatever it raises becomes one sentence and one exit code."""
     try:
-        return command()
+        code = command()
+        # Not left to Python's end, where a reader that has gone would be an error.
+        sys.stdout.flush()
+        return code
     except BrokenPipeError:
         # Whoever read our output has seen enough; Python must not complain at its own end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

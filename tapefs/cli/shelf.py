@@ -246,7 +246,7 @@ def _volume_row(item: VolumeSummary) -> tuple[str, ...]:
     return (
         item.volume.name,
         item.volume.uuid[:_UUID_SHOWN],
-        time_text(item.last_here_ns),
+        _day(item.last_here_ns),
         f"{item.totals.files_count:,}",
         bytes_text(item.totals.size_bytes),
         bytes_text(item.used_bytes),
@@ -256,13 +256,17 @@ def _volume_row(item: VolumeSummary) -> tuple[str, ...]:
     )
 
 
+def _day(time_ns: int) -> str:
+    return time_text(time_ns).partition(" ")[0]
+
+
 def _proof(item: VolumeSummary) -> str:
     verified = item.verified
     if verified is None or verified.last_ns is None:
         return "never verified"
     if verified.damage_count:
         return "DAMAGED"
-    return time_text(verified.proven_good_ns) if verified.proven_good_ns else "in part"
+    return _day(verified.proven_good_ns) if verified.proven_good_ns else "in part"
 
 
 def _waiting_text(item: VolumeSummary) -> str:

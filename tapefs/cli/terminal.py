@@ -158,7 +158,8 @@ def _print_rich(parts: Sequence[str | Table]) -> None:
             title=Text(part.title), title_justify="left", show_header=bool(part.columns)
         )
         for column in part.columns:
-            table.add_column(Text(column))
+            # Nothing is cut off where the terminal is narrow.
+            table.add_column(Text(column), overflow="fold")
         for row in part.rows:
             table.add_row(*(Text(cell) for cell in row))
         console.print(table)
