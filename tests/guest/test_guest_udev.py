@@ -30,6 +30,7 @@ printf '%s:x:%s:\n' operator 4711 visitor 4712 >>/etc/group
 sed -i 's/^tape:.*/&operator/' /etc/group
 cd @home@
 @install@
+@install_mount@
 cd $EXCHANGE
 """
 
@@ -50,11 +51,18 @@ group() { # owners of the drive's node and the stick's, when nothing happens any
     udevadm settle --timeout=60
     echo $(stat -c %U:%G $drive $stick)
 }
+starts_mount() { # whether systemd would start the mount for that node, as of now
+    udevadm info --query=property --name=$1 >properties
+    grep '^CURRENT_TAGS=.*:systemd:' properties &&
+        grep '^SYSTEMD_WANTS=tapefs@tape.service$' properties
+}
 
 appears /dev/fuse
 timeout 60 sh -c 'until [ -b /dev/sda ]; do sleep 0.1; done'
 drive=$(node 'Ultrium 5-SCSI') stick=$(node 'QEMU USB HARDDRIVE')
 [ "$(group)" = 'root:tape root:root' ]
+starts_mount $drive
+if starts_mount $stick; then exit 1; fi
 [ -c $T ] # and usb-storage still has the drive
 
 as visitor tapefs drives || [ $? = 3 ]
@@ -76,6 +84,8 @@ as operator tapefs mount usb /job/mnt
 # Whoever has the machine looked over does not take the drive from a mount.
 udevadm trigger
 [ "$(group)" = 'root:tape root:root' ]
+# Nor does systemd see a drive that comes and goes, and mount it again when it was unmounted.
+starts_mount $drive
 as operator rsync -a /job/source /job/mnt/
 as operator tapefs umount /job/mnt
 appears $T
@@ -109,8 +119,10 @@ def test_an_operator_who_is_not_root_uses_the_drive(tmp_path: Path) -> None:
     # As README.md says.
     readme = (HOME / "README.md").read_text()
     (install,) = re.findall(r"^(install .*contrib/udev/(?:.*\n)+?)```", readme, re.MULTILINE)
+    (install_mount,) = re.findall(r"^(install .*/61-(?:.*\n)+?)```", readme, re.MULTILINE)
+    words = {"@home@": str(HOME), "@install@": install, "@install_mount@": install_mount}
     script, before = (
-        text.replace("@home@", str(HOME)).replace("@install@", install) for text in (JOB, PREPARE)
+        re.sub("|".join(words), lambda found: words[found[0]], text) for text in (JOB, PREPARE)
     )
     devices = [
         *("-device", "qemu-xhci,id=hc"),
