@@ -413,6 +413,13 @@ async def test_a_wire_that_fails_while_room_is_asked_for_is_no_answer(
         await user.write("file", b"content")
         with monkeypatch.context() as patched, logs_expected(up_to=logging.ERROR):
             patched.setattr(TapeDrive, "capacity", reset)
+            set_up, modes_set = TapeDrive._set_up, []
+
+            async def noting(drive: TapeDrive) -> None:
+                modes_set.append(drive)
+                await set_up(drive)
+
+            patched.setattr(TapeDrive, "_set_up", noting)
             went_away = user.volume.scheduler.on_away
             seen: list[str] = []
 
@@ -423,6 +430,8 @@ async def test_a_wire_that_fails_while_room_is_asked_for_is_no_answer(
             user.volume.scheduler.on_away = note
             await user.sync()
         assert seen == ["LOG SENSE failed on the USB wire", "back"]
+        # This drive did not say that it was reset; what the reset did to its modes nobody knows.
+        assert len(modes_set) == 1
         assert await user.read("file") == b"content"
 
 

@@ -180,6 +180,8 @@ class Resumption:
             except NoDrive:
                 await self._drive.aclose()
                 raise
-        if not self._drive.medium_loaded:
-            await self._drive.wait_ready(self._ready_s)
+            if self._drive.medium_loaded:
+                return self._drive
+        # Also where the drive claims to be ready: not every one says that it was reset.
+        await self._drive.wait_ready(self._ready_s)
         return self._drive
