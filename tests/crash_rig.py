@@ -27,7 +27,7 @@ from volume_rig import dump
 
 from tapefs import telemetry
 from tapefs.archive import spool as spool_module
-from tapefs.catalog.database import Database
+from tapefs.catalog.database import Database, fold_log
 from tapefs.emulator import tap
 from tapefs.emulator.cartridge_memory import memory_path
 from tapefs.emulator.transport import TargetTransport
@@ -72,8 +72,8 @@ def logs_expected(up_to: int = logging.WARNING) -> Iterator[None]:
 class WatchedTransport(TargetTransport):
     """A wire at which the world stops before and after every command."""
 
-    def __init__(self, target: Target, world: World) -> None:
-        super().__init__(target)
+    def __init__(self, target: Target, world: World, *, paced: bool = False) -> None:
+        super().__init__(target, paced=paced)
         self._world = world
         world.target = target
 
@@ -220,6 +220,8 @@ class World:
         def watched_fdatasync(descriptor: int) -> None:
             fdatasync(descriptor)
             self._synced(descriptor)
+            if "spool" in (self._name_of(descriptor) or ""):
+                self._stop_here("after sync of a spool file")
 
         def watched_ftruncate(descriptor: int, size: int) -> None:
             ftruncate(descriptor, size)
@@ -236,10 +238,43 @@ class World:
                 self._durable[name] = bytes(data)
             return int(fallocate(descriptor, mode, ctypes.c_int64(start), ctypes.c_int64(length)))
 
+        def watched_fold_log(path: Path) -> None:
+            # SQLite waits for the log to be on disk before it folds the first page.
+            fold_log(path)
+            log = path.with_name(f"{path.name}-wal")
+            if self.rig.state in path.parents and not self._stopped and log.exists():
+                self._durable[str(log.relative_to(self.rig.state))] = self._read(log)
+
+        self._watch_spool(monkeypatch)
+        monkeypatch.setattr("tapefs.catalog.live.fold_log", watched_fold_log)
         monkeypatch.setattr(os, "fsync", watched_fsync)
         monkeypatch.setattr(os, "fdatasync", watched_fdatasync)
         monkeypatch.setattr(os, "ftruncate", watched_ftruncate)
         monkeypatch.setattr(spool_module._libc, "fallocate", watched_fallocate)
+
+    def _watch_spool(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """System calls that change what the spool holds are points as well."""
+        pwrite, unlink = os.pwrite, os.unlink
+
+        def watched_pwrite(descriptor: int, data: bytes, offset: int) -> int:
+            if "spool" not in (self._name_of(descriptor) or ""):
+                return pwrite(descriptor, data, offset)
+            self._stop_here("before write to the spool")
+            written = pwrite(descriptor, data, offset)
+            self._stop_here("after write to the spool")
+            return written
+
+        def watched_unlink(path: Any, *, dir_fd: int | None = None) -> None:
+            if self._stopped or self.rig.state not in Path(path).parents:
+                unlink(path, dir_fd=dir_fd)
+                return
+            self._stop_here("before removal of a file")
+            unlink(path, dir_fd=dir_fd)
+            self._durable.pop(str(Path(path).relative_to(self.rig.state)), None)
+            self._stop_here("after removal of a file")
+
+        monkeypatch.setattr(os, "pwrite", watched_pwrite)
+        monkeypatch.setattr(os, "unlink", watched_unlink)
 
     def _name_of(self, descriptor: int) -> str | None:
         if self._stopped:

@@ -114,7 +114,7 @@ UPDATE inode SET nlink = 3 WHERE ino = 3;
         ("UPDATE inode SET nlink = 3 WHERE ino = 4", "counts the links of a file wrong"),
         (
             "INSERT INTO inode SELECT 5, 33188, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL",
-            "counts the links of a file wrong",
+            "has an inode without a name",
         ),
         ("INSERT INTO dentry VALUES (99, 1, x'41', 3)", "gives a directory none or several"),
         ("DELETE FROM dentry WHERE ino = 3", "gives a directory none or several"),

@@ -524,6 +524,10 @@ def test_notes_to_the_byte() -> None:
     assert (
         encode_note(note) == b"tapefs ino=7 offset=4096 sha256=" + b"ab" * 32 + b" rest=%FF%20rest"
     )
+    note = MemberNote(7, 4096, file_bytes=9000)
+    assert encode_note(note) == b"tapefs ino=7 offset=4096 size=9000"
+    assert decode_note(encode_note(note)) == note
+    assert decode_note(b"tapefs ino=7 size=9000") is None
 
 
 def test_tail_paths() -> None:

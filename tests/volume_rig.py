@@ -48,11 +48,17 @@ class Crash(Exception):
 class User:
     """What a program sees of a mounted volume, by paths."""
 
-    def __init__(self, volume: MountedVolume, target: Target, directory: Path) -> None:
+    def __init__(
+        self,
+        volume: MountedVolume,
+        target: Target,
+        directory: Path,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
         self.volume = volume
         self.target = target
         self.directory = directory
-        self.tree = Tree(volume.catalog, self._unreferenced)
+        self.tree = Tree(volume.catalog, self._unreferenced, clock_ns=clock_ns)
 
     def _unreferenced(self, ino: int) -> None:
         self.volume.contents.discard(ino)
@@ -187,6 +193,7 @@ class Rig:
         self.wire: Callable[[Target], Transport] = TargetTransport
         # How the drive is opened, when that takes more than a wire.
         self.connection: Callable[[Target], Connect] | None = None
+        self.clock_ns: Callable[[], int] = time.time_ns
 
     async def format(self) -> None:
         """Make the cartridge and its label."""
@@ -217,6 +224,7 @@ class Rig:
                     config or self.config,
                     lambda _: None,
                     boot_id="test",
+                    clock_ns=self.clock_ns,
                     read_only_reason="mounted read-only"
                     if read_only or generation is not None
                     else None,
@@ -227,7 +235,7 @@ class Rig:
                     async with trio.open_nursery() as nursery:
                         await nursery.start(volume.run)
                         try:
-                            yield User(volume, target, directory)
+                            yield User(volume, target, directory, self.clock_ns)
                             await volume.finalize()
                         except Crash:
                             # What a dead process leaves on disk, before anything is closed in

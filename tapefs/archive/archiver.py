@@ -20,10 +20,10 @@ from tapefs import telemetry
 from tapefs.archive.burst import WHOLE_BYTES, Burst, Limits, Selection, select
 from tapefs.archive.catalogs import foreign_to
 from tapefs.archive.confirmation import Confirmation
+from tapefs.archive.policy import burst_bytes
 from tapefs.archive.resumption import leaves_in_doubt
 from tapefs.archive.retry import Retry
 from tapefs.archive.write_failure import Remedy, remedy
-from tapefs.config import GIB, MIB
 from tapefs.entries import TapeFileKind
 from tapefs.errors import DriveGone, NotFinalized, TapefsError
 from tapefs.volume.journal_file import read_entries
@@ -42,10 +42,6 @@ if TYPE_CHECKING:
     from tapefs.config import Config
     from tapefs.entries import Entry
 
-# A burst worth 27 s of the drive's rate costs under 10 % in stops of 3 s.
-_BURST_S: Final = 27.0
-_BURST_BYTES_START: Final = 2 * GIB
-_BURST_BYTES_MIN: Final = 64 * MIB
 # The spool keeps clean files as a cache up to this share of it.
 _CACHE_SHARE: Final = 0.5
 
@@ -107,7 +103,7 @@ class Archiver:
         self._woken = trio.Event()
         # Since when something waits for tape.
         self._waiting_since: float | None = None
-        self._retry = Retry()
+        self._retry = Retry(config.settle_s)
         self._confirmation = Confirmation(catalog, contents)
         self._failures_in_row = 0
         # The last failure was one that the end of the tape gives.
@@ -126,14 +122,8 @@ class Archiver:
     def statistics(self) -> ArchiverStatistics:
         """What went to tape since the mount, and what is going."""
         tape = self._writer.statistics()
-        return ArchiverStatistics(
-            self._segments,
-            tape.checkpoints,
-            tape.tape_bytes,
-            tape.tape_s,
-            self._state,
-            tape.current_bytes,
-        )
+        written = (tape.checkpoints, tape.tape_bytes, tape.tape_s)
+        return ArchiverStatistics(self._segments, *written, self._state, tape.current_bytes)
 
     def close(self) -> None:
         """Let go of the tape view. `run` must have ended."""
@@ -141,6 +131,7 @@ class Archiver:
 
     def wake(self) -> None:
         """There may be something to do."""
+        self._retry.called()
         self._woken.set()
 
     def _drive_is_away(self, away: Away | None) -> None:
@@ -171,6 +162,7 @@ class Archiver:
         """Serve until cancelled; a segment in progress is finished first."""
         task_status.started()
         while True:
+            await trio.lowlevel.checkpoint()  # when the lane has ended, nothing below waits
             await self._until_work()
             with trio.CancelScope(shield=True):
                 await self._work_off()
@@ -185,22 +177,28 @@ class Archiver:
         """When to look again unless `wake` is called before: at the next moment that counts."""
         if self._account.pending_count == 0 or self._admission.closed_reason or self._lane.away:
             return math.inf
+        moments = [] if self._retry.at is None else [self._retry.at]
+        if self._waiting_since is not None:
+            moments.append(self._waiting_since + self._config.idle_s)
         now = trio.current_time()
-        moments = [self._retry.at or now, (self._waiting_since or now) + self._config.idle_s]
-        return min((moment - now for moment in moments if moment > now), default=0.0)
+        return min((moment - now for moment in moments if moment > now), default=math.inf)
 
     def _due(self) -> bool:
         """Whether a burst should start without being asked for."""
         if self._admission.closed_reason or self._lane.away or self._retry.holds_back:
             return False
-        if self._account.pending_count == 0:
+        if self.spool_pressed():
+            return True
+        # Whoever still writes to a file calls when it is closed.
+        in_use = 0 if self._takes_open_files() else self._contents.dirty_in_use_count()
+        if self._account.pending_count <= in_use:
             self._waiting_since = None
             return False
         if self._waiting_since is None:
             self._waiting_since = trio.current_time()
-        if self._retry.overdue or self.spool_pressed():
+        if self._retry.overdue:
             return True
-        if self._account.pending_bytes >= self.burst_bytes():
+        if self._account.pending_bytes >= self._burst_bytes():
             return True
         return trio.current_time() >= self._waiting_since + self._config.idle_s
 
@@ -209,19 +207,22 @@ class Archiver:
         high = self._config.spool_high_water
         return self._spool.pressure() > high and self._dirty_share() > high / 4
 
+    def _takes_open_files(self) -> bool:
+        """Whether files go to tape in parts while they are written.
+
+        From half way to the high water mark on, so that the drive runs while writers still do.
+        """
+        return self._dirty_share() > self._config.spool_high_water / 2
+
     def _dirty_share(self) -> float:
         return self._account.pending_bytes / self._spool.limit_bytes
 
-    def burst_bytes(self) -> int:
-        """How much is worth starting the drive for."""
-        ceiling = self._spool.limit_bytes // 4
-        if self._config.burst_bytes is not None:
-            return min(self._config.burst_bytes, ceiling)
-        tape = self._writer.statistics()
-        if tape.tape_s < 1.0:
-            return min(_BURST_BYTES_START, ceiling)
-        rate = tape.tape_bytes / tape.tape_s
-        return int(min(max(_BURST_BYTES_MIN, _BURST_S * rate), ceiling))
+    def _burst_bytes(self) -> int:
+        worth_bytes = self._config.burst_bytes
+        if worth_bytes is None:
+            tape = self._writer.statistics()
+            worth_bytes = burst_bytes(tape.tape_bytes, tape.tape_s)
+        return min(worth_bytes, self._spool.limit_bytes // 4)
 
     async def _work_off(self) -> None:
         requests, self._requests = self._requests, []
@@ -383,8 +384,7 @@ class Archiver:
             cut_bytes_max=self._config.early_warning_room_bytes,
             settled_before_ns=self._clock_ns() - settle_ns,
             everything=scope is Scope.EVERYTHING,
-            # Half way to the high water mark, so that the drive runs while writers still do.
-            parts_of_open=pressed or self._dirty_share() > self._config.spool_high_water / 2,
+            parts_of_open=pressed or self._takes_open_files(),
             part_bytes_min=1 if pressed else part_bytes_min,
             open_for_writing=self._contents.open_for_writing(),
         )

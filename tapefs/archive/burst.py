@@ -231,7 +231,7 @@ class Burst:
         for start, end in row.dirty:
             name, rest = part_path(path, inode.ino, start, builder.place.sequence)
             member = self._member(inode, name, xattrs, size=end - start)
-            note = MemberNote(inode.ino, start, None, rest)
+            note = MemberNote(inode.ino, start, None, rest, inode.size)
             yield from self._content(builder, member, note, content)
             builder.log(builder.archived.entry)
             self.entry_count += 1

@@ -121,6 +121,10 @@ class Contents:
         """The files that some handle may still write to."""
         return frozenset(ino for ino, file in self._files.items() if file.writers)
 
+    def dirty_in_use_count(self) -> int:
+        """How many files with content for tape some handle may still write to."""
+        return sum(1 for file in self._files.values() if file.writers and file.dirty)
+
     def is_open_for_writing(self, ino: int) -> bool:
         """Whether some handle may still write to `ino`."""
         file = self._files.get(ino)

@@ -7,6 +7,7 @@ thing.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from contextlib import ExitStack, contextmanager
@@ -95,18 +96,19 @@ class MountedVolume:
             changed.set()
 
         self.catalog.on_change = note
-        tidy_at: float | None = trio.current_time() + _TIDY_S
+        tidy_at = trio.current_time() + _TIDY_S
         while True:
-            if tidy_at is None:
+            with trio.move_on_at(tidy_at):
                 await changed.wait()
+            if changed.is_set():
                 changed = trio.Event()
-                tidy_at = trio.current_time() + _TIDY_S
-            await trio.sleep(self.config.commit_s)
-            if self.catalog.needs_commit:
-                self.catalog.commit()
+                tidy_at = min(tidy_at, trio.current_time() + _TIDY_S)
+                await trio.sleep(self.config.commit_s)
+                if self.catalog.needs_commit:
+                    self.catalog.commit()
             if trio.current_time() >= tidy_at:
                 await self._tidy()
-                tidy_at = trio.current_time() + _TIDY_S if self.spool.pinned else None
+                tidy_at = trio.current_time() + _TIDY_S if self.spool.pinned else math.inf
 
     async def _tidy(self) -> None:
         if self.spool.has_doomed:

@@ -237,14 +237,15 @@ class SalvageJournal:
             self._parts = _Parts(ino, member, known.size if known else 0)
             self._parts.refused = not is_file or ino in self._described
         parts = self._parts
-        if note.sha256 not in (None, found.sha256):
-            parts.refused = True
+        end = offset + member.size
+        too_long = note.file_bytes is not None and end > note.file_bytes
+        parts.refused |= too_long or note.sha256 not in (None, found.sha256)
         if parts.refused:
             reason = "it is part of a file that is not there, or not as it was written"
             self._refuse(member, reason, logging.INFO)
             return
         parts.member = member
-        parts.size = max(parts.size, offset + member.size)
+        parts.size = max(parts.size, end) if note.file_bytes is None else note.file_bytes
         if member.size:
             extent = ExtentEntry(ino, offset, member.size, found.position, found.sha256)
             parts.extents.append(extent)

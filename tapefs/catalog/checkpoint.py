@@ -77,7 +77,7 @@ def import_view(checkpoint: Path, path: Path) -> None:
         try:
             _copy_checked(checkpoint, connection)
             run_scripts(connection, "namespace_index.sql")
-            for sentence, query in sentences("view_checks.sql"):
+            for sentence, query in sentences("namespace_checks.sql", "view_checks.sql"):
                 if connection.execute(query).fetchone():
                     raise _damaged(sentence)
         except (sqlite3.Error, UnicodeError) as exc:

@@ -296,10 +296,11 @@ def run_scripts(connection: sqlite3.Connection, *names: str) -> None:
         connection.executescript(package.joinpath(name).read_text(encoding="utf-8"))
 
 
-def sentences(name: str) -> list[tuple[str, str]]:
-    """The queries of an SQL file of this package, each with the sentence (`--!`) before it."""
-    text = importlib.resources.files("tapefs.catalog").joinpath(name).read_text(encoding="utf-8")
-    parts = [part.partition("\n") for part in text.split("--! ")[1:]]
+def sentences(*names: str) -> list[tuple[str, str]]:
+    """The queries of SQL files of this package, each with the sentence (`--!`) before it."""
+    package = importlib.resources.files("tapefs.catalog")
+    texts = [package.joinpath(name).read_text(encoding="utf-8") for name in names]
+    parts = [part.partition("\n") for text in texts for part in text.split("--! ")[1:]]
     return [(sentence, query) for sentence, _, query in parts]
 
 

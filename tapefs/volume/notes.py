@@ -14,7 +14,7 @@ from tapefs.volume.names import quote_name, unquote_name
 
 _NOTE: Final = re.compile(
     rb"tapefs ino=([0-9]{1,19})"
-    rb"(?: offset=([0-9]{1,19}))?"
+    rb"(?: offset=([0-9]{1,19})(?: size=([0-9]{1,19}))?)?"
     rb"(?: sha256=([0-9a-f]{64}))?"
     rb"(?: rest=([A-Za-z0-9_.~%-]{1,765}))?"
 )
@@ -26,20 +26,24 @@ class MemberNote:
     """What a member's comment says.
 
     `offset` is None for a whole file (or anything that is not a file) and the first byte's place
-    in the file for a part. `name_rest` is what `names.part_path` had to cut off.
+    in the file for a part; `file_bytes` is then the size of the whole file. `name_rest` is what
+    `names.part_path` had to cut off.
     """
 
     ino: int
     offset: int | None = None
     sha256: bytes | None = None
     name_rest: bytes = b""
+    file_bytes: int | None = None
 
 
 def encode_note(note: MemberNote) -> bytes:
-    """The comment text for `note`; at most 487 bytes."""
+    """The comment text for `note`; at most 512 bytes."""
     text = b"tapefs ino=%d" % note.ino
     if note.offset is not None:
         text += b" offset=%d" % note.offset
+        if note.file_bytes is not None:
+            text += b" size=%d" % note.file_bytes
     if note.sha256 is not None:
         text += b" sha256=" + note.sha256.hex().encode("ascii")
     if note.name_rest:
@@ -52,12 +56,13 @@ def decode_note(comment: bytes) -> MemberNote | None:
     match = _NOTE.fullmatch(comment)
     if match is None:
         return None
-    ino, offset = int(match[1]), match[2]
-    if ino > _INT64_MAX or (offset is not None and int(offset) > _INT64_MAX):
+    ino, offset, file_bytes = (None if text is None else int(text) for text in match.groups()[:3])
+    if ino is None or max(ino, offset or 0, file_bytes or 0) > _INT64_MAX:
         return None
     return MemberNote(
         ino,
-        None if offset is None else int(offset),
-        None if match[3] is None else bytes.fromhex(match[3].decode("ascii")),
-        b"" if match[4] is None else unquote_name(match[4]),
+        offset,
+        None if match[4] is None else bytes.fromhex(match[4].decode("ascii")),
+        b"" if match[5] is None else unquote_name(match[5]),
+        file_bytes,
     )
