@@ -64,8 +64,20 @@ class Company:
         self.excused = excused
         self.tell = tell
         self.steps = Counter[str]()
+        self._morning = trio.Event()
         # The pwrite(2) that each user is in.
         self.writing: dict[int, tuple[int, int, bytes]] = {}
+
+    async def open_now_and_then(self, rng: random.Random) -> None:
+        """Call everybody to work at the same time, with long pauses; until cancelled."""
+        while True:
+            await trio.sleep(rng.expovariate(1 / (72 * _HOUR_S)))
+            morning, self._morning = self._morning, trio.Event()
+            morning.set()
+
+    async def opens(self) -> None:
+        """Return when work begins."""
+        await self._morning.wait()
 
     def world_ends(self) -> None:
         """Tell the model what may have happened without anybody having been told."""
@@ -111,16 +123,17 @@ class User:
         ]
 
     async def live(self) -> None:
-        """Come, work for a while, go, come again; until cancelled."""
+        """Come when the others come, work for a while, go; until cancelled."""
         while True:
-            await trio.sleep(self._rng.expovariate(1 / (72 * _HOUR_S)))
+            await self._company.opens()
+            await trio.sleep(self._rng.uniform(0, 10))
             for _ in range(self._rng.randrange(1, 25)):
                 step = self._rng.choice(self._steps)
                 self._company.steps[step.__name__] += 1
                 # What may fail for a good reason has been checked where it failed.
                 with suppress(FUSEError):
                     await step()
-                await trio.sleep(self._rng.choice((0.0, 0.0, 0.05, 1.0, 20.0)))
+                await trio.sleep(self._rng.choice((0.0, 0.0, 0.05, 0.5, 5.0)))
             if self._rng.random() < 0.8:
                 while self._handles:
                     await self.close()

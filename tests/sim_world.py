@@ -34,7 +34,7 @@ from tapefs.archive.tape_attributes import TapeAttributes
 from tapefs.archive.tree import Tree
 from tapefs.config import Config
 from tapefs.emulator.transport import TargetTransport
-from tapefs.errors import Fault, TapefsError
+from tapefs.errors import Fault, NotFinalized, TapefsError
 from tapefs.fuse.operations import Operations
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ HOUR_S = 3600.0
 # 2023-11-14, when simulated time begins.
 _BIRTHDAY_NS = 1_700_000_000 * 10**9
 _USERS = 3
+# With less room than that, a request may fail for want of it.
+_NEARLY_FULL_BYTES = 8 << 20
 
 
 class Over(Exception):
@@ -198,7 +200,9 @@ class Life:
         """The crash happens now; what the daemon does afterwards does not count."""
         if self._company is not None:
             self._company.world_ends()
-        self.remains = self.rng.choice(list(self.world.remains()))
+        kind = self.rng.choice(("daemon killed", "power lost", "host lost"))
+        found = [remains for remains in self.world.remains() if remains.kind.startswith(kind)]
+        self.remains = self.rng.choice(found)
         self.oracle = self.world.oracle.frozen()
         self.diary.note("the world ends", self.remains.kind)
         self._pull()
@@ -265,14 +269,16 @@ class Life:
             for number in range(_USERS):
                 rng = random.Random(self.rng.getrandbits(64))
                 nursery.start_soon(User(number, self._company, rng).live)
+            rng = random.Random(self.rng.getrandbits(64))
+            nursery.start_soon(self._company.open_now_and_then, rng)
             nursery.start_soon(self._make_trouble, user.target)
             nursery.start_soon(self._arm)
 
     async def _arm(self) -> None:
         """Choose when to die: at one of the next points after some moment, if at all."""
-        if self.rng.random() < 0.75:
-            await trio.sleep(self.rng.expovariate(1 / (900 * HOUR_S)))
-            self._points_left = self.rng.randrange(1, 120)
+        if self.rng.random() < 0.9:
+            await trio.sleep(self.rng.expovariate(1 / (400 * HOUR_S)))
+            self._points_left = self.rng.randrange(1, 400)
 
     async def _make_trouble(self, target: Target) -> None:
         """Things that happen to drives."""
@@ -320,7 +326,7 @@ class Life:
     def _excused(self, user: Rigged) -> bool:
         """Whether a request may fail for a reason that users know."""
         free = user.volume.account.free_bytes()
-        return self._troubled or self.remains is not None or free < 8 << 20
+        return self._troubled or self.remains is not None or free < _NEARLY_FULL_BYTES
 
     async def _end(self, user: Rigged, operations: Operations) -> None:
         """Unmount. What cannot go to tape stays, and the next mount has it."""
@@ -465,7 +471,17 @@ class Years:
     async def _last_words(self, rig: Rig, oracle: Oracle) -> None:
         """The tape alone shows in the end what the last mount showed."""
         rig.wire = functools.partial(TargetTransport, paced=True)
+        self._is_full = False
+        try:
+            await self._compare_with_tape(rig, oracle)
+        except* NotFinalized:
+            # What was changed last has no room on the tape any more.
+            if not self._is_full:
+                raise
+
+    async def _compare_with_tape(self, rig: Rig, oracle: Oracle) -> None:
         async with rig.mounted() as user:
+            self._is_full = user.volume.account.free_bytes() < _NEARLY_FULL_BYTES
             found = await photograph(user)
             if self.tape_alone:
                 reason = oracle.judge_tape_alone(found)

@@ -23,9 +23,9 @@ from volume_rig import Rig
 
 from tapefs.config import Config
 
-SEEDS = int(os.environ.get("TAPEFS_SIMULATION_SEEDS", "5"))
+SEEDS = int(os.environ.get("TAPEFS_SIMULATION_SEEDS", "8"))
 FIRST = int(os.environ.get("TAPEFS_SIMULATION_FIRST", "1"))
-LIVES = 16
+LIVES = 20
 DIARY = os.environ.get("TAPEFS_SIMULATION_DIARY", "")
 # Over all seeds of this run.
 TOTAL = Tally()
