@@ -536,3 +536,20 @@ async def test_a_journal_that_cannot_be_read_again_leaves_its_files_dirty(
         user.evict_everything()
         assert user.volume.spool.used_bytes == 0
         assert await user.read("file") == data
+
+
+async def test_nothing_leaves_the_spool_while_a_burst_reads(rig: Rig) -> None:
+    async with rig.mounted() as user:
+        contents = user.volume.contents
+        ino = await user.write("grows", b"a" * 10_000)
+        await user.sync()
+        await contents.open(ino, write=True)
+        await contents.write(ino, 10_000, b"b")
+        contents.begin_burst()
+        user.evict_everything()
+        assert user.volume.spool.path(ino).read_bytes() == b"a" * 10_000 + b"b"
+        contents.end_burst()
+        user.evict_everything()
+        assert user.volume.spool.path(ino).read_bytes() == bytes(10_000) + b"b"
+        await contents.release(ino, write=True)
+        assert await user.read("grows") == b"a" * 10_000 + b"b"

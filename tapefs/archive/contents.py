@@ -404,8 +404,10 @@ class Contents:
                     break
             if not closed:
                 break
-        # The bytes go at once here, so the catalog that is found after a crash must not need them.
-        if self._spool.used_bytes > target_bytes and self._clean_is_durable:
+        # The bytes go at once here, so the catalog that is found after a crash must not need them;
+        # and a burst may be about to read them, of a file that goes to tape whole.
+        may_go = self._clean_is_durable and not self._spool.pinned
+        if self._spool.used_bytes > target_bytes and may_go:
             for file in self._files.values():
                 self._punch_clean(file)
         self.admission.room_was_made()
