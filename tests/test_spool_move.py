@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ import stat
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 from crash_rig import logs_expected, scratch
 from test_write_errors import CONFIG, FailingWire, Failure
 from volume_rig import Rig
@@ -217,6 +219,9 @@ async def test_a_tape_that_was_written_by_another_host(
     with logs_expected(up_to=logging.ERROR), pytest.raises(WrongTape, match="spool move"):
         async with rig.mounted():
             pass
+    words = [f"virtual:{rig.tap}", "--state-dir", str(tmp_path / "state")]
+    for command in ("verify", "generations"):
+        assert await trio.to_thread.run_sync(cli.main, [command, *words]) == ExitCode.WRONG_TAPE
     # The refusal changed nothing: the tape as this host knows it is still taken.
     newer = rig.tap.read_bytes()
     rig.tap.write_bytes(older)
@@ -251,6 +256,102 @@ async def test_nothing_at_the_new_place_is_overwritten(rig: Rig, tmp_path: Path)
     (target / "top").unlink()
     assert moving.move(volume_of(rig), target, nothing).left == []
     assert_all_there(target)
+
+
+async def test_a_name_that_is_taken_while_the_copy_is_made_is_not_given(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    fsync = os.fsync
+
+    def taking(fd: int) -> None:
+        if not (target / "top").exists():
+            (target / "top").write_bytes(b"mine")
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", taking)
+    moved = moving.move(volume_of(rig), target, nothing)
+    assert [path for path, _ in moved.left] == [b"top"]
+    assert (target / "top").read_bytes() == b"mine"
+    assert sorted(os.listdir(target)) == ["d", "empty", "hole", "link", "symlink", "top"]
+
+
+async def test_where_there_are_no_hard_links_files_get_their_names_all_the_same(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    taken: list[str] = []
+
+    def refusing(source: bytes, name: bytes, **_: object) -> None:
+        if name == b"hole":
+            (target / "hole").write_bytes(b"mine")
+            taken.append("hole")
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM), source)
+
+    monkeypatch.setattr(os, "link", refusing)
+    moved = moving.move(volume_of(rig), target, nothing)
+    assert taken == ["hole"]
+    assert {path for path, _ in moved.left} == {b"hole", b"link"}
+    assert (target / "hole").read_bytes() == b"mine"
+    assert (target / "top").read_bytes() == FILES["top"]
+    assert (target / "d/one").read_bytes() == FILES["d/one"]
+
+
+async def test_what_an_interrupted_move_left_half_named_is_never_written_into(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It died between giving the name and taking the first one away; then somebody moved it."""
+    target = tmp_path / "target"
+    target.mkdir()
+    with monkeypatch.context() as patched:
+        unlink = os.unlink
+
+        def dying_after_a_link(name: bytes, **options: int) -> None:
+            if isinstance(name, bytes) and (target / "top").exists():
+                raise Death
+            unlink(name, **options)
+
+        patched.setattr(os, "unlink", dying_after_a_link)
+        with pytest.raises(Death):
+            moving.move(volume_of(rig), target, nothing)
+    assert len(list(target.glob(".tapefs-moving-*"))) == 1
+    (target / "top").rename(tmp_path / "elsewhere")
+    assert moving.move(volume_of(rig), target, nothing).left == []
+    assert (tmp_path / "elsewhere").read_bytes() == FILES["top"]
+    assert (tmp_path / "elsewhere").stat().st_nlink == 1
+    assert_all_there(target)
+
+
+async def test_a_name_that_was_given_to_another_file_stays_a_change_that_the_tape_lacks(
+    tmp_path: Path,
+) -> None:
+    rig = Rig(tmp_path, config=CONFIG)
+    rig.state = tmp_path / "state" / "volumes"
+    await rig.format()
+    async with rig.mounted() as user:
+        await user.write("document", b"first")
+        user.tree.link(user.find("document").ino, *user.place("other name"))
+        await user.sync()
+        await user.write("document.new", b"second")
+        user.rename("document.new", "document")
+        await user.fsync("document")
+        user.crash()
+    target = tmp_path / "target"
+    target.mkdir()
+    moved = moving.move(volume_of(rig), target, nothing)
+    assert (moved.files_count, moved.left) == (1, [])
+    assert (target / "document").read_bytes() == b"second"
+    # What the tape still calls "document" was deleted, and the tape does not say so.
+    assert moved.changes_count > 0
+    async with rig.mounted() as user:
+        names = {name for _, name, _ in user.volume.catalog.children(1)}
+        assert names == {b"other name"}
+    shutil.rmtree(rig.state)
+    async with rig.mounted() as user:
+        names = {name for _, name, _ in user.volume.catalog.children(1)}
+        assert names == {b"other name"}, "the deletion went to tape with the next unmount"
 
 
 async def test_no_symbolic_link_leads_out_of_the_new_place(rig: Rig, tmp_path: Path) -> None:

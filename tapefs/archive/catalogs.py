@@ -95,8 +95,7 @@ async def open_catalogs(
     Raises WrongTape when the tape was changed elsewhere while this host still has something for
     it, or is older than what this host knows; DamagedTape; StateUnusable; DriveBusy.
     """
-    admit = _refusing_foreign(directory / LIVE_NAME)
-    view = await open_view(drive, label, directory, report, writable=writable, admit=admit)
+    view = await open_view(drive, label, directory, report, writable=writable)
     try:
         catalog = await _open_live(view, directory / LIVE_NAME)
     except BaseException:
@@ -112,12 +111,11 @@ async def open_view(
     report: Report,
     *,
     writable: bool,
-    admit: Callable[[Tail], None] = lambda _: None,
 ) -> TapeView:
     """The tape view of the loaded volume in `directory`, made when missing, agreeing with the tape.
 
-    Raises WrongTape when the tape is older than what this host knows; DamagedTape; StateUnusable;
-    DriveBusy; and what `admit` raises about a tape file that the view does not know yet.
+    Raises WrongTape when the tape is older than what this host knows, or was changed elsewhere
+    while this host still has something for it; DamagedTape; StateUnusable; DriveBusy.
     """
     work = make_directory(directory / "work")
     for left_over in work.iterdir():
@@ -138,7 +136,7 @@ async def open_view(
             writable=writable,
             salvages=salvages,
             is_dispensable=_unconfirmed(directory / LIVE_NAME),
-            admit=admit,
+            admit=_refusing_foreign(directory / LIVE_NAME),
         )
     except BaseException:
         view.close()

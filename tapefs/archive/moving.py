@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _COPY_BYTES: Final = 1 << 20
 _OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_TAKEN: Final = "something else has its name there: move that away"
 _NEEDS_TAPE: Final = "a part of it is only on its own tape: mount that and copy the file from there"
 
 
@@ -197,10 +198,12 @@ class _Mover:
             there = _status(directory, name)
             if there is not None:
                 same = self._is_same(inode, row, directory, name, there)
-                return "" if same else "something else has its name there: move that away"
+                if same:
+                    _unlink(directory, _making(inode))
+                return "" if same else _TAKEN
             if stat.S_ISREG(inode.mode):
-                self._write_file(inode, row, directory, name)
-            elif stat.S_ISLNK(inode.mode):
+                return self._write_file(inode, row, directory, name)
+            if stat.S_ISLNK(inode.mode):
                 os.symlink(inode.target or b"", name, dir_fd=directory)
                 self._set_attributes(inode, directory, name)
             else:
@@ -215,16 +218,18 @@ class _Mover:
             assert original is not None
             if there is not None:
                 same = there.st_ino == original.st_ino
-                return "" if same else "something else has its name there: move that away"
+                return "" if same else _TAKEN
             os.link(
                 first_name, name, src_dir_fd=source, dst_dir_fd=directory, follow_symlinks=False
             )
         return ""
 
-    def _write_file(self, inode: Inode, row: Staged | None, directory: int, name: bytes) -> None:
-        """Under another name first: what has the right one is whole."""
-        making = b".tapefs-moving-%d" % inode.ino
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    def _write_file(self, inode: Inode, row: Staged | None, directory: int, name: bytes) -> str:
+        """Under another name first: what has the right one is whole. Why not, or empty."""
+        making = _making(inode)
+        # One that is left over may by now have another name, so it is not written into.
+        _unlink(directory, making)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(making, flags, 0o600, dir_fd=directory)
         try:
             os.ftruncate(fd, inode.size)
@@ -234,12 +239,10 @@ class _Mover:
                     done += os.pwrite(fd, data[done:], start + done)
             self._set_attributes(inode, directory, making)
             os.fsync(fd)
-        except OSError:
-            os.unlink(making, dir_fd=directory)
-            raise
+            return _give_name(directory, making, name)
         finally:
             os.close(fd)
-        os.rename(making, name, src_dir_fd=directory, dst_dir_fd=directory)
+            _unlink(directory, making)
 
     def _pieces(self, row: Staged | None, size: int) -> Iterator[tuple[int, bytes]]:
         """The file's bytes that are not holes, with their offsets."""
@@ -391,7 +394,10 @@ class _Mover:
         return self._catalog.directory_path(ino).count(b"/")
 
     def _remove(self, ino: int) -> list[tuple[int, bytes]]:
-        """A file that the tape never had; the names it had."""
+        """A file that the tape never had; those of its names that the tape does not know.
+
+        Where it had replaced something, that stays replaced: a change that the tape lacks.
+        """
         catalog = self._catalog
         links = catalog.links(ino)
         for parent, name in links:
@@ -401,7 +407,7 @@ class _Mover:
                 above.nlink -= 1
                 catalog.changed(above)
         catalog.remove_inode(ino)
-        return links
+        return [link for link in links if self._view.lookup(*link) is None]
 
     def _as_on_tape(self, ino: int) -> None:
         catalog, view = self._catalog, self._view
@@ -442,6 +448,32 @@ class _Mover:
                     self._take_attributes(ino)
                     found.append(ino)
         return found
+
+
+def _making(inode: Inode) -> bytes:
+    """The name of a copy that is not whole yet."""
+    return b".tapefs-moving-%d" % inode.ino
+
+
+def _unlink(directory: int, name: bytes) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=directory)
+
+
+def _give_name(directory: int, making: bytes, name: bytes) -> str:
+    """`making` gets its `name`, unless something has taken that meanwhile; why not, or empty."""
+    try:
+        os.link(making, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+    except FileExistsError:
+        return _TAKEN
+    except OSError as exc:
+        if exc.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        # No hard links there, so nothing that gives a name only if it is free.
+        if _status(directory, name) is not None:
+            return _TAKEN
+        os.rename(making, name, src_dir_fd=directory, dst_dir_fd=directory)
+    return ""
 
 
 def _status(directory: int, name: bytes) -> os.stat_result | None:
