@@ -564,8 +564,6 @@ ROWS = (
 
 # What a mount gives instead, by row and label; README.md, "What a mount does not do".
 INSTEAD: dict[str, dict[str, object]] = {
-    # The permissions are those of the umask, 0600, and what the default ACL leaves of them.
-    "access_lists": {"umask and default": ("-rw-------", 1, 0, 0, 0)},
     # 64 bits of nanoseconds: from 1677 to 2262.
     "times": {"beyond 64 bits": ((1 << 63) - 1, -(1 << 63))},
     "node_types": {"use the device: open": "EACCES"},

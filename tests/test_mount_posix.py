@@ -40,7 +40,8 @@ from tapefs.entries import ROOT_INO
 from tapefs.errors import MountpointUnusable, NoFuse
 from tapefs.fuse import mountpoint as mountpoint_module
 from tapefs.fuse.mountpoint import detach_dead_mount, mount_at, prepare_mountpoint, require_fuse
-from tapefs.fuse.session import KERNEL_BACKGROUND_MAX, mount_options, serve
+from tapefs.fuse.negotiation import KERNEL_BACKGROUND_MAX
+from tapefs.fuse.session import mount_options, serve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -115,6 +116,17 @@ async def mount(unserved: Mount, nursery: trio.Nursery) -> AsyncIterator[Mount]:
         assert await unserved.umount() == 0
     await unserved.ended.wait()
     assert unserved.contents.open_counts == {}
+
+
+def connection_of(mount: Mount) -> Path:
+    """What the kernel shows of its end of a mount."""
+    found = mount_at(mount.path)
+    assert found is not None
+    connections = Path("/sys/fs/fuse/connections")
+    if mount_at(connections) is None:
+        # systemd does it at boot; a container's /sys has none.
+        subprocess.run(["mount", "-t", "fusectl", "fusectl", connections], check=True)
+    return connections / found.device.partition(":")[2]
 
 
 async def client(action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -766,13 +778,18 @@ class TestLifeOfAMount:
                 gate.set()
         assert answers == [b"slow"] * waiting_count
 
+    async def test_the_kernel_agreed_to_what_libfuse_does_not_ask_for(self, mount: Mount) -> None:
+        for limit in ("max_background", "congestion_threshold"):
+            assert int((connection_of(mount) / limit).read_text()) == KERNEL_BACKGROUND_MAX
+        # A umask that the kernel had taken off already would not be back.
+        await shell(f"cd '{mount.path}'; umask 0; mkdir d; setfacl -m d:u:5:rwx d")
+        modes = await shell(f"cd '{mount.path}'; umask 077; touch d/a b; stat -c %a d/a b")
+        assert modes.split() == ["666", "600"]
+
     async def test_an_aborted_connection_ends_it_and_leaves_no_dead_mount(
         self, mount: Mount
     ) -> None:
-        found = mount_at(mount.path)
-        assert found is not None
-        connection = Path("/sys/fs/fuse/connections") / found.device.partition(":")[2]
-        await client((connection / "abort").write_text, "1")
+        await client((connection_of(mount) / "abort").write_text, "1")
         await mount.ended.wait()
         assert mount_at(mount.path) is None
 

@@ -112,13 +112,15 @@ class Tree:
         uid: int,
         gid: int,
         *,
+        umask: int = 0,
         rdev: int = 0,
         target: bytes | None = None,
     ) -> Inode:
-        """Create a file of any type; `mode` carries the type and has the umask taken off already.
+        """Create a file of any type; `mode` carries the type.
 
         In a directory with the setgid bit the new file gets the directory's group and a new
-        directory gets the bit; in one with a default ACL it inherits that. Raises EEXIST, ENOENT
+        directory gets the bit; in one with a default ACL it inherits that, in any other `umask` is
+        taken off its mode. Raises EEXIST, ENOENT
         (the parent was removed), ENAMETOOLONG, EINVAL (unknown type), EPERM (reserved name).
         """
         file_type = stat.S_IFMT(mode)
@@ -137,18 +139,18 @@ class Tree:
         now_ns = self._clock_ns()
         if file_type not in _DEVICES:
             rdev = 0
+        default_acl = self.catalog.xattr(parent, posix_acl.DEFAULT) if target is None else None
+        if default_acl is None:
+            mode &= ~umask
         inode = self.catalog.new_inode(mode, uid, gid, now_ns=now_ns, rdev=rdev, target=target)
         self.catalog.link(parent, name, inode.ino)
-        self._inherit_acl(parent, inode)
+        self._inherit_acl(default_acl, inode)
         if is_directory:
             directory.nlink += 1
         self._touch_directory(directory, now_ns)
         return inode
 
-    def _inherit_acl(self, parent: int, inode: Inode) -> None:
-        default = (
-            None if stat.S_ISLNK(inode.mode) else self.catalog.xattr(parent, posix_acl.DEFAULT)
-        )
+    def _inherit_acl(self, default: bytes | None, inode: Inode) -> None:
         if default is None:
             return
         access = posix_acl.inherited(default, inode.mode & 0o777)

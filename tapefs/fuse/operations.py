@@ -177,15 +177,14 @@ class Operations(pyfuse3.Operations):
     def mknod(
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
-        inode = self.tree.make(parent_inode, name, mode, ctx.uid, ctx.gid, rdev=rdev)
-        return self._made(inode)
+        return self._made(self._make(parent_inode, name, mode, ctx, rdev))
 
     @answers
     def mkdir(
         self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext
     ) -> EntryAttributes:
         mode = stat.S_IFDIR | stat.S_IMODE(mode)
-        return self._made(self.tree.make(parent_inode, name, mode, ctx.uid, ctx.gid))
+        return self._made(self._make(parent_inode, name, mode, ctx))
 
     @answers
     def symlink(
@@ -219,6 +218,12 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> None:
         self.tree.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
+
+    def _make(
+        self, parent: int, name: bytes, mode: int, ctx: RequestContext, rdev: int = 0
+    ) -> Inode:
+        # The kernel leaves the umask to us (`Negotiation`); taking it off twice does no harm.
+        return self.tree.make(parent, name, mode, ctx.uid, ctx.gid, umask=ctx.umask, rdev=rdev)
 
     def _made(self, inode: Inode) -> EntryAttributes:
         self.references.lookups.add(inode.ino)
@@ -377,7 +382,7 @@ class Operations(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
         mode = stat.S_IFREG | stat.S_IMODE(mode)
-        inode = self.tree.make(parent_inode, name, mode, ctx.uid, ctx.gid)
+        inode = self._make(parent_inode, name, mode, ctx)
         try:
             await self._contents.open(inode.ino, write=_writes(flags), truncate=False)
         except BaseException:

@@ -5,6 +5,7 @@ first always gives way to the scheduler, the second registers with epoll and rem
 together they cost more than a small request. pyfuse3 looks `trio` up in its own module for the
 sake of `pyfuse3.asyncio`, which replaces it there; `install` uses the same seam for a lock that
 gives way only when somebody holds it, and a wait that returns at once when a request is there.
+The wait for the first two requests is also where the `Negotiation` gets its turn.
 Measured: creating, writing and closing a 4 KiB file costs the daemon 110 instead of 215 us.
 """
 
@@ -18,6 +19,8 @@ import trio
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from tapefs.fuse.negotiation import Negotiation
 
 # Requests taken without a look at the scheduler; then every other task gets its turn.
 REQUESTS_IN_A_ROW_MAX: Final = 8
@@ -52,7 +55,8 @@ class TurnLock:
 class _LowLevel:
     """`trio.lowlevel` with a `wait_readable` that looks before it waits."""
 
-    def __init__(self) -> None:
+    def __init__(self, negotiation: Negotiation) -> None:
+        self._negotiation = negotiation
         self._in_a_row_count = 0
         self._fd = -1
         self._poll = select.poll()
@@ -62,6 +66,11 @@ class _LowLevel:
             self._fd = fd
             self._poll = select.poll()
             self._poll.register(fd, select.POLLIN)
+            await trio.lowlevel.wait_readable(fd)
+            self._negotiation.begin(fd)
+            return
+        if self._negotiation.is_under_way:
+            self._negotiation.finish(fd)
         if self._in_a_row_count < REQUESTS_IN_A_ROW_MAX and self._poll.poll(0):
             self._in_a_row_count += 1
             return
@@ -77,17 +86,18 @@ class _Trio:
 
     Lock = TurnLock
 
-    def __init__(self) -> None:
-        self.lowlevel = _LowLevel()
+    def __init__(self, negotiation: Negotiation) -> None:
+        self.lowlevel = _LowLevel(negotiation)
 
     def __getattr__(self, name: str) -> object:
         return getattr(trio, name)
 
 
-def install() -> None:
+def install(negotiation: Negotiation) -> None:
     """Let pyfuse3's loop wait this way; to be called before each `pyfuse3.init`.
 
-    A pyfuse3 that does not look `trio` up in its module keeps its own way of waiting.
+    A pyfuse3 that does not look `trio` up in its module keeps its own way of waiting, and what
+    libfuse agrees with the kernel stays as it is.
     """
     if hasattr(pyfuse3, "trio"):
-        vars(pyfuse3)["trio"] = _Trio()
+        vars(pyfuse3)["trio"] = _Trio(negotiation)

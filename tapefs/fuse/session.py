@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,13 +17,13 @@ from tapefs import telemetry
 from tapefs.errors import MountpointUnusable
 from tapefs.fuse import request_wait
 from tapefs.fuse.mountpoint import (
-    MOUNT_TIMEOUT_S,
     SUBTYPE,
     detach_dead_mount,
     mount_at,
     prepare_mountpoint,
     require_fuse,
 )
+from tapefs.fuse.negotiation import Negotiation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
 REQUESTS_MAX: Final = 1200
 # Tasks kept ready between requests.
 IDLE_TASKS_MAX: Final = 8
-# Buffered reads the kernel has outstanding; with its default of 12, twelve recalls stop all reads.
-KERNEL_BACKGROUND_MAX: Final = 1100
 # Sequential readers get megabytes ahead of them: streaming from the spool and from tape.
 KERNEL_READ_AHEAD_KIB: Final = 1024
 # After cancellation requests under way have this time to be answered.
@@ -45,7 +42,6 @@ END_GRACE_S: Final = 5.0
 
 KERNEL_LIMIT_KEPT: Final = "mount.kernel_limit_kept"
 
-_CONNECTIONS: Final = Path("/sys/fs/fuse/connections")
 _BACKING_DEVICES: Final = Path("/sys/class/bdi")
 
 
@@ -84,10 +80,12 @@ async def serve(
     """
     require_fuse(allow_other="allow_other" in options)
     resolved = prepare_mountpoint(mountpoint)
-    _mount(operations, resolved, options)
+    negotiation = Negotiation()
+    _mount(operations, resolved, options, negotiation)
     try:
         await _answer_requests(operations, resolved, on_ready, requests_max)
     finally:
+        negotiation.close()
         # No-op after an external umount; a lazy unmount otherwise.
         pyfuse3.close(unmount=True)
         with trio.CancelScope(shield=True):
@@ -97,8 +95,10 @@ async def serve(
         telemetry.event(telemetry.MOUNT_ENDED, mountpoint=resolved)
 
 
-def _mount(operations: Operations, mountpoint: Path, options: frozenset[str]) -> None:
-    request_wait.install()
+def _mount(
+    operations: Operations, mountpoint: Path, options: frozenset[str], negotiation: Negotiation
+) -> None:
+    request_wait.install(negotiation)
     try:
         pyfuse3.init(operations, str(mountpoint), set(options))
     except RuntimeError as exc:
@@ -121,7 +121,7 @@ async def _answer_requests(
         try:
             # The first request negotiates the protocol and would undo what is set before it.
             await operations.initialized.wait()
-            _raise_kernel_limits(mountpoint)
+            _raise_read_ahead(mountpoint)
             telemetry.event(telemetry.MOUNT_READY, mountpoint=mountpoint)
             on_ready()
             await trio.sleep_forever()
@@ -131,30 +131,13 @@ async def _answer_requests(
             pyfuse3.terminate()
 
 
-def _raise_kernel_limits(mountpoint: Path) -> None:
-    """Set what pyfuse3 offers no option for; needs root, and the mount works without it."""
+def _raise_read_ahead(mountpoint: Path) -> None:
+    """Set what no protocol can raise; needs root, and the mount works without it."""
     mount = mount_at(mountpoint)
     if mount is None or os.geteuid() != 0:
         return
-    _write_limit(_BACKING_DEVICES / mount.device / "read_ahead_kb", KERNEL_READ_AHEAD_KIB)
-    connection = _CONNECTIONS / mount.device.partition(":")[2]
-    if not connection.exists():
-        # systemd mounts fusectl at boot; containers and minimal systems do not.
-        _mount_fusectl()
-    _write_limit(connection / "max_background", KERNEL_BACKGROUND_MAX)
-    _write_limit(connection / "congestion_threshold", KERNEL_BACKGROUND_MAX)
-
-
-def _mount_fusectl() -> None:
-    command = ["mount", "-t", "fusectl", "fusectl", str(_CONNECTIONS)]
+    limit = _BACKING_DEVICES / mount.device / "read_ahead_kb"
     try:
-        subprocess.run(command, capture_output=True, check=True, timeout=MOUNT_TIMEOUT_S)
-    except (OSError, subprocess.SubprocessError) as exc:
-        telemetry.event(KERNEL_LIMIT_KEPT, path=_CONNECTIONS, reason=exc)
-
-
-def _write_limit(path: Path, value: int) -> None:
-    try:
-        path.write_text(str(value))
+        limit.write_text(str(KERNEL_READ_AHEAD_KIB))
     except OSError as exc:
-        telemetry.event(KERNEL_LIMIT_KEPT, path=path, reason=exc.strerror)
+        telemetry.event(KERNEL_LIMIT_KEPT, path=limit, reason=exc.strerror)
