@@ -8,13 +8,13 @@ stays, and is named with the reason.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from tapefs.archive import placement
 from tapefs.archive.catalogs import LIVE_NAME, VIEW_NAME, written_elsewhere
 from tapefs.archive.ranges import RangeSet
 from tapefs.archive.spool import Spool
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     Report = Callable[[dict[str, Any]], None]
 
 _COPY_BYTES: Final = 1 << 20
-_OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _TAKEN: Final = "something else has its name there: move that away"
 _NEEDS_TAPE: Final = "a part of it is only on its own tape: mount that and copy the file from there"
 
@@ -74,7 +73,7 @@ def move(volume: WaitingVolume, target: Path, report: Report) -> Moved:
         # The limit matters to writers only; nothing is written to this spool.
         spool = Spool(volume.directory / "spool", limit_bytes=1)
         try:
-            root = os.open(target, _OPEN_DIRECTORY & ~os.O_NOFOLLOW)
+            root = os.open(target, placement.OPEN_DIRECTORY & ~os.O_NOFOLLOW)
         except OSError as exc:
             raise MountpointUnusable(f"{target} is no usable directory: {exc.strerror}") from exc
         opened.callback(os.close, root)
@@ -195,26 +194,23 @@ class _Mover:
         with self._opened(parent) as directory:
             if first is not None:
                 return self._link(first, directory, name)
-            there = _status(directory, name)
+            there = placement.status_of(directory, name)
             if there is not None:
                 same = self._is_same(inode, row, directory, name, there)
                 if same:
-                    _unlink(directory, _making(inode))
+                    placement.remove_name(directory, _making(inode))
                 return "" if same else _TAKEN
             if stat.S_ISREG(inode.mode):
                 return self._write_file(inode, row, directory, name)
-            if stat.S_ISLNK(inode.mode):
-                os.symlink(inode.target or b"", name, dir_fd=directory)
-                self._set_attributes(inode, directory, name)
-            else:
-                os.mknod(name, inode.mode, inode.rdev, dir_fd=directory)
-                self._set_attributes(inode, directory, name)
+            placement.make_node(inode, directory, name)
+            self._set_attributes(inode, directory, name)
         return ""
 
     def _link(self, first: bytes, directory: int, name: bytes) -> str:
         first_parent, _, first_name = first.rpartition(b"/")
         with self._opened(first_parent) as source:
-            there, original = _status(directory, name), _status(source, first_name)
+            there = placement.status_of(directory, name)
+            original = placement.status_of(source, first_name)
             assert original is not None
             if there is not None:
                 same = there.st_ino == original.st_ino
@@ -225,24 +221,18 @@ class _Mover:
         return ""
 
     def _write_file(self, inode: Inode, row: Staged | None, directory: int, name: bytes) -> str:
-        """Under another name first: what has the right one is whole. Why not, or empty."""
+        """Why it did not get its name, or empty."""
         making = _making(inode)
-        # One that is left over may by now have another name, so it is not written into.
-        _unlink(directory, making)
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(making, flags, 0o600, dir_fd=directory)
         try:
-            os.ftruncate(fd, inode.size)
-            for start, data in self._pieces(row, inode.size):
-                done = 0
-                while done < len(data):
-                    done += os.pwrite(fd, data[done:], start + done)
-            self._set_attributes(inode, directory, making)
-            os.fsync(fd)
-            return _give_name(directory, making, name)
-        finally:
-            os.close(fd)
-            _unlink(directory, making)
+            with placement.made_whole(directory, making, name) as fd:
+                os.ftruncate(fd, inode.size)
+                for start, data in self._pieces(row, inode.size):
+                    placement.write_at(fd, start, data)
+                self._set_attributes(inode, directory, making)
+                os.fsync(fd)
+        except FileExistsError:
+            return _TAKEN
+        return ""
 
     def _pieces(self, row: Staged | None, size: int) -> Iterator[tuple[int, bytes]]:
         """The file's bytes that are not holes, with their offsets."""
@@ -265,12 +255,8 @@ class _Mover:
         self, inode: Inode, row: Staged | None, directory: int, name: bytes, there: os.stat_result
     ) -> bool:
         """Whether the copy of an earlier, interrupted move has the name already; then it lasts."""
-        if stat.S_IFMT(there.st_mode) != stat.S_IFMT(inode.mode):
-            return False
-        if stat.S_ISLNK(inode.mode):
-            return os.readlink(name, dir_fd=directory) == inode.target
-        if not stat.S_ISREG(inode.mode):
-            return there.st_rdev == inode.rdev
+        if not (stat.S_ISREG(inode.mode) and stat.S_ISREG(there.st_mode)):
+            return placement.is_same_node(inode, directory, name, there)
         if (there.st_size, there.st_mtime_ns) != (inode.size, inode.mtime_ns):
             return False
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
@@ -285,23 +271,8 @@ class _Mover:
             os.close(fd)
 
     def _set_attributes(self, inode: Inode, directory: int, name: bytes) -> None:
-        place = f"/proc/self/fd/{directory}/".encode() + name
-        what = os.fsdecode(name)
-        try:
-            os.chown(name, inode.uid, inode.gid, dir_fd=directory, follow_symlinks=False)
-        except PermissionError:
-            self._remark(f"the owner of {what} could not be set; run the command as root for that")
-        for key, value in self._catalog.xattrs(inode.ino).items():
-            try:
-                os.setxattr(place, key, value, follow_symlinks=False)
-            except OSError as exc:
-                if exc.errno not in (errno.ENOTSUP, errno.EPERM):
-                    raise
-                self._remark(f"attribute {os.fsdecode(key)} of {what} could not be set there")
-        if not stat.S_ISLNK(inode.mode):
-            os.chmod(name, stat.S_IMODE(inode.mode), dir_fd=directory)
-        times = (inode.atime_ns, inode.mtime_ns)
-        os.utime(name, ns=times, dir_fd=directory, follow_symlinks=False)
+        xattrs = self._catalog.xattrs(inode.ino)
+        placement.set_attributes(inode, xattrs, directory, name, self._remark)
 
     def _remark(self, text: str) -> None:
         if text not in self.moved.remarks:
@@ -322,25 +293,15 @@ class _Mover:
             with suppress(FileExistsError):
                 os.mkdir(name, 0o700, dir_fd=directory)
             # What is there already may be something else, and then nothing goes into it.
-            os.close(os.open(name, _OPEN_DIRECTORY, dir_fd=directory))
+            os.close(os.open(name, placement.OPEN_DIRECTORY, dir_fd=directory))
         self._directories[path] = ino
 
     @contextmanager
     def _opened(self, path: bytes) -> Iterator[int]:
-        """A descriptor of directory `path` below the new place, made when missing.
-
-        Step by step, so that no symbolic link leads out of it.
-        """
+        """A descriptor of directory `path` below the new place, made when missing."""
         self._enter(path)
-        fd = os.dup(self._root)
-        try:
-            for name in filter(None, path.split(b"/")):
-                below = os.open(name, _OPEN_DIRECTORY, dir_fd=fd)
-                os.close(fd)
-                fd = below
+        with placement.opened_below(self._root, path) as fd:
             yield fd
-        finally:
-            os.close(fd)
 
     def _finish_directories(self) -> None:
         """Attributes from the deepest up; then everything lasts, on tape where that is a mount."""
@@ -453,31 +414,3 @@ class _Mover:
 def _making(inode: Inode) -> bytes:
     """The name of a copy that is not whole yet."""
     return b".tapefs-moving-%d" % inode.ino
-
-
-def _unlink(directory: int, name: bytes) -> None:
-    with suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=directory)
-
-
-def _give_name(directory: int, making: bytes, name: bytes) -> str:
-    """`making` gets its `name`, unless something has taken that meanwhile; why not, or empty."""
-    try:
-        os.link(making, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
-    except FileExistsError:
-        return _TAKEN
-    except OSError as exc:
-        if exc.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
-            raise
-        # No hard links there, so nothing that gives a name only if it is free.
-        if _status(directory, name) is not None:
-            return _TAKEN
-        os.rename(making, name, src_dir_fd=directory, dst_dir_fd=directory)
-    return ""
-
-
-def _status(directory: int, name: bytes) -> os.stat_result | None:
-    try:
-        return os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return None
