@@ -170,6 +170,7 @@ def test_the_readme_shows_both_commands_in_its_first_screen() -> None:
         "contrib/demo.sh",
         "contrib/test.sh",
         "contrib/test-guest.sh",
+        "contrib/benchmark.sh",
         "contrib/prepare.sh",
         ".ci/run",
     ],

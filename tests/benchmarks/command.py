@@ -1,0 +1,129 @@
+"""The command: runs rows, prints the table, writes what was asked for."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from benchmarks import machine, picture, results
+from benchmarks.registry import ROWS
+from benchmarks.row import Run
+from benchmarks.sources import Sources
+from benchmarks.timeline import Timeline
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from benchmarks.row import Row
+
+_RUNS_DEFAULT: Final = 5
+_NOWHERE: Final = "anywhere"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="contrib/benchmark.sh",
+        description="Measure tapefs against a reference, in turn, and print a Markdown table of "
+        "minimum, median and maximum.",
+        epilog="rows: " + ", ".join(row.name for row in ROWS),
+    )
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="which rows; without: all")
+    parser.add_argument("--runs", type=int, default=_RUNS_DEFAULT, help="of each (default 5)")
+    parser.add_argument("--small", action="store_true", help="toy sizes: the figures mean nothing")
+    parser.add_argument(
+        "--tmpfs", type=Path, default=Path("/dev/shm"), help="a directory in memory (/dev/shm)"
+    )
+    parser.add_argument(
+        "--disk", type=Path, default=Path("/var/tmp"), help="a directory on disk (/var/tmp)"
+    )
+    parser.add_argument("--only-on", choices=("tmpfs", "disk"), help="leave out the other one")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all values there")
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE.svg", help="draw the last run of each row over time"
+    )
+    parser.add_argument(
+        "--compare", type=Path, metavar="FILE", help="with an earlier run's --json FILE"
+    )
+    return parser
+
+
+def main(words: Sequence[str]) -> int:
+    """Run what `words` ask for; 0, or 2 when they make no sense."""
+    parser = _parser()
+    asked = parser.parse_args(words)
+    by_name = {row.name: row for row in ROWS}
+    unknown = set(asked.rows) - set(by_name)
+    if unknown or asked.runs < 1:
+        parser.error(f"unknown rows: {', '.join(sorted(unknown))}" if unknown else "--runs is 1 up")
+    rows = [by_name[name] for name in asked.rows] or list(ROWS)
+    before = json.loads(asked.compare.read_text()) if asked.compare else None
+    places = {"tmpfs": asked.tmpfs, "disk": asked.disk}
+    if asked.only_on:
+        places = {asked.only_on: places[asked.only_on]}
+    found, timelines = _measure(rows, places, asked)
+    _show(found, before)
+    if asked.json:
+        asked.json.write_text(json.dumps(found, indent=1) + "\n")
+    if asked.picture:
+        asked.picture.write_text(picture.svg(timelines))
+    return 0
+
+
+def _measure(
+    rows: Sequence[Row], places: Mapping[str, Path], asked: argparse.Namespace
+) -> tuple[dict[str, Any], dict[str, Timeline]]:
+    started = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    described = machine.describe(places)
+    outcomes: list[dict[str, Any]] = []
+    timelines: dict[str, Timeline] = {}
+    with tempfile.TemporaryDirectory(prefix="tapefs-sources-", dir=asked.disk) as kept:
+        sources = Sources(Path(kept))
+        for row in rows:
+            for place, parent in places.items() if row.in_every_place else [(_NOWHERE, asked.disk)]:
+                runs = []
+                for number in range(asked.runs):
+                    print(f"{row.name} on {place}: {number + 1} of {asked.runs}", file=sys.stderr)
+                    is_drawn = asked.picture is not None and number == asked.runs - 1
+                    timeline = Timeline() if is_drawn else None
+                    runs.append(_run_once(row, parent, sources, timeline, small=asked.small))
+                    if timeline is not None:
+                        timelines[f"{row.name} on {place}"] = timeline
+                outcomes.append(results.outcome(row, place, runs, judged=not asked.small))
+    found = {
+        "started": started,
+        "small": asked.small,
+        "runs": asked.runs,
+        "machine": described,
+        "outcomes": outcomes,
+    }
+    return found, timelines
+
+
+def _run_once(
+    row: Row, parent: Path, sources: Sources, timeline: Timeline | None, *, small: bool
+) -> Mapping[str, float]:
+    directory = Path(tempfile.mkdtemp(prefix="tapefs-benchmark-", dir=parent))
+    try:
+        return row.measure(Run(directory, small, sources, timeline))
+    finally:
+        shutil.rmtree(directory)
+
+
+def _show(found: Mapping[str, Any], before: Mapping[str, Any] | None) -> None:
+    runs = "one run" if found["runs"] == 1 else f"{found['runs']} runs"
+    print(f"{found['started']}, {runs} of each row" + (" at toy size" if found["small"] else ""))
+    print()
+    print("\n".join(results.machine_lines(found["machine"])))
+    print()
+    print("\n".join(results.table_lines(found["outcomes"])))
+    if before is not None:
+        print()
+        print(f"Against {before['started']}:")
+        print()
+        print("\n".join(results.comparison_lines(before["outcomes"], found["outcomes"])))

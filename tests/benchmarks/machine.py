@@ -1,0 +1,61 @@
+"""What the figures were measured on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import sqlite3
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from benchmarks.row import MIB
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_PACKAGES: Final = ("tapefs", "pyfuse3", "trio", "pyusb", "xxhash", "crc32c", "zstandard")
+_HASHED_BYTES: Final = 64 * MIB
+
+
+def describe(places: Mapping[str, Path]) -> dict[str, Any]:
+    """Processor, memory, system and software, what the places are, and how busy it all is."""
+    processor = "unknown"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            processor = line.partition(":")[2].strip()
+            break
+    memory_kib = int(Path("/proc/meminfo").read_text().split()[1])
+    return {
+        "processor": processor,
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(memory_kib / 1024**2, 1),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": platform.python_version(),
+        "sqlite": sqlite3.sqlite_version,
+        "packages": {name: version(name) for name in _PACKAGES},
+        "places": {name: filesystem(path) for name, path in places.items()},
+        # One core of this machine: the ceiling of whatever hashes everything once.
+        "sha256_mb_per_s": round(sha256_megabytes_per_s()),
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def filesystem(path: Path) -> str:
+    """The kind of file system at `path`."""
+    words = ["stat", "--file-system", "--format", "%T", str(path)]
+    return subprocess.run(words, capture_output=True, check=True, text=True).stdout.strip()
+
+
+def sha256_megabytes_per_s() -> float:
+    """SHA-256 on one core, the best of three."""
+    data = bytes(_HASHED_BYTES)
+    best_s = float("inf")
+    for _ in range(3):
+        started = time.perf_counter()
+        hashlib.sha256(data)
+        best_s = min(best_s, time.perf_counter() - started)
+    return _HASHED_BYTES / 1e6 / best_s

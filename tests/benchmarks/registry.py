@@ -1,0 +1,12 @@
+"""All rows, in the order of the table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from benchmarks import bulk, listing, small_files
+
+if TYPE_CHECKING:
+    from benchmarks.row import Row
+
+ROWS: Final[tuple[Row, ...]] = (*bulk.ROWS, *small_files.ROWS, *listing.ROWS)

@@ -1,0 +1,60 @@
+"""Every row of the benchmarks runs, at toy size; no timing decides anything here."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
+
+import pytest
+from benchmarks import command, picture, registry, results
+from benchmarks.timeline import Sample, Timeline
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.fuse
+def test_every_row_comes_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stored, drawn = tmp_path / "found.json", tmp_path / "drawn.svg"
+    words = ["--small", "--runs", "1", "--only-on", "disk", "--disk", tempfile.gettempdir()]
+    assert command.main([*words, "--json", str(stored), "--picture", str(drawn)]) == 0
+    found = json.loads(stored.read_text())
+    assert {each["row"] for each in found["outcomes"]} == {row.name for row in registry.ROWS}
+    table = capsys.readouterr().out
+    for each in found["outcomes"]:
+        for name, figure in each["figures"].items():
+            assert figure["median"] > 0, (each["row"], name)
+            assert f"| {each['row']} | {each['place']} | {name} |" in table
+    assert found["machine"]["processor"] in table
+    assert ET.fromstring(drawn.read_text()).tag.endswith("svg")
+
+
+def test_a_stored_run_is_compared_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = next(iter(registry.ROWS))
+    now = dict.fromkeys(row.figures, 3.0)
+    then = dict.fromkeys(row.figures, 2.0)
+    outcomes = [results.outcome(row, "disk", [values, values]) for values in (then, now)]
+    lines = list(results.comparison_lines([outcomes[0]], [outcomes[1]]))
+    assert len(lines) == 2 + len(row.figures)
+    assert all(line.endswith("| 1.50 |") for line in lines[2:])
+
+
+def test_unknown_rows_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        command.main(["no-such-row"])
+    assert refused.value.code == 2
+    assert "no-such-row" in capsys.readouterr().err
+
+
+def test_the_picture_shows_each_timeline() -> None:
+    timeline = Timeline(
+        [Sample(at_s / 10, "writing", at_s << 20, at_s << 19, at_s) for at_s in range(30)]
+    )
+    root = ET.fromstring(picture.svg({"write on <disk>": timeline, "nothing": Timeline()}))
+    texts = [element.text for element in root.iter() if element.text]
+    assert "write on <disk>" in texts
+    assert "nothing" not in texts
+    lines = [element for element in root.iter() if element.tag.endswith("polyline")]
+    assert [len(line.attrib["points"].split()) for line in lines] == [29, 29, 30]
