@@ -10,7 +10,6 @@ import trio
 from tape_rig import (
     MIB,
     Rigs,
-    buffer,
     read_number,
     record,
     write_files,
@@ -30,7 +29,6 @@ from tapefs.scsi.completion import Completion
 from tapefs.scsi.data import BlockDescriptor, ModeParameters, StandardInquiry
 from tapefs.scsi.sense import (
     HardwareError,
-    MediumError,
     NoMedium,
     Sense,
     SenseKey,
@@ -324,17 +322,3 @@ async def test_capacity_from_volume_statistics(rigs: Rigs) -> None:
     assert drive.capabilities.capacity_unit_bytes is None
     assert capacity is not None
     assert 60_000_000 < capacity.total_bytes < 68_000_000
-
-
-async def test_tape_alerts(rigs: Rigs) -> None:
-    rig = rigs()
-    drive = await rig.open()
-    assert not (await drive.tape_alerts()).flags
-    await write_files(drive, 2)
-    rig.target.faults.unreadable[0] = 1
-    await drive.rewind()
-    with pytest.raises(MediumError):
-        await drive.read_block(buffer())
-    assert (await drive.tape_alerts()).flags == {3, 5}
-    plain = await rigs("plain").open()
-    assert not (await plain.tape_alerts()).flags

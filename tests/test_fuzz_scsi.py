@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from array import array
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +33,18 @@ from tapefs.scsi.log import (
     KIB,
     TAPE_CAPACITY_PAGE,
     VOLUME_STATISTICS_PAGE,
+    AlertSubject,
+    CompressionRatios,
+    DeviceStatistics,
+    ErrorCounters,
     LogPage,
     TapeAlert,
     TapeCapacity,
+    VolumeStatistics,
+    alert_subject,
+    alert_text,
+    cleaning_requested,
+    supported_pages,
 )
 from tapefs.scsi.sense import REACTIONS, Reaction, Sense, SenseKey, check_condition
 from tapefs.usb.bot import Pipe, StatusBlock
@@ -125,8 +135,18 @@ def use_log(data: bytes) -> None:
         # It goes into statvfs(2) and into arithmetic with tape addresses.
         assert 0 <= capacity.remaining_bytes <= INT64_MAX
         assert 0 < capacity.total_bytes <= INT64_MAX
-    for sentence in TapeAlert.from_page(page).sentences:
-        assert sentence.isprintable()
+    for flag in TapeAlert.from_page(page).flags:
+        assert alert_text(flag).isprintable()
+        assert alert_subject(flag) in AlertSubject
+    counters = (
+        dataclasses.astuple(ErrorCounters.from_page(page)),
+        dataclasses.astuple(VolumeStatistics.from_page(page)),
+        dataclasses.astuple(DeviceStatistics.from_page(page)),
+        dataclasses.astuple(CompressionRatios.from_page(page)),
+    )
+    assert all(0 <= number <= INT64_MAX for each in counters for number in each if number)
+    assert cleaning_requested(page) in (None, False, True)
+    assert supported_pages(data) <= set(range(64))
 
 
 def use_position(data: bytes) -> None:
@@ -368,7 +388,7 @@ async def use_drive(transport: LyingTransport, rng: Any) -> None:
         lambda: drive.space_blocks(rng.choice((-1, 1, 100))),
         lambda: drive.locate(TapeAddress(3, 1, 1)),
         drive.capacity,
-        drive.tape_alerts,
+        drive.health,
         drive.space_to_end_of_data,
         lambda: drive.prevent_removal(prevent=True),
         drive.test_ready,

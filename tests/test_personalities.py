@@ -124,7 +124,8 @@ async def test_it_tells_who_it_is(drive: TapeDrive, personality: Personality) ->
 
 def test_the_document_says_what_each_is(personality: Personality) -> None:
     (row,) = re.findall(rf"^\| `{re.escape(personality.name)}` \|(.*)$", DOCUMENT, re.MULTILINE)
-    name, size, blocks, position, locate, room, chip = (cell.strip() for cell in row.split("|")[:7])
+    cells = (cell.strip() for cell in row.split("|")[:8])
+    name, size, blocks, position, locate, room, chip, health = cells
     assert name == f"{personality.vendor} {personality.product}"
     assert chip.startswith("yes" if personality.has_attributes else "no")
     knows = personality.has_read_position and personality.knows_position
@@ -134,6 +135,16 @@ def test_the_document_says_what_each_is(personality: Personality) -> None:
     assert ("(16)" in locate) == personality.has_wide_addresses
     assert ("31h" in room) == bool(personality.capacity_log_unit_bytes)
     assert ("17h" in room) == personality.has_volume_statistics
+    health_pages = {
+        "02h": personality.has_log_pages,
+        "0Ch": personality.has_sequential_access_log,
+        "14h": personality.has_device_statistics,
+        "17h": personality.has_volume_statistics,
+        "1Bh": personality.compression_log_page == 0x1B,
+        "2Eh": personality.has_tape_alert,
+        "32h": personality.compression_log_page == 0x32,
+    }
+    assert {page: page in health for page in health_pages} == health_pages
     if personality.name != "tgt":
         assert f"{personality.block_bytes_max:,}" in blocks or personality.fixed_only
         assert ("even" in blocks) == (personality.granularity_exponent == 1)

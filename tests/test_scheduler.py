@@ -85,7 +85,7 @@ async def test_64_tasks_hammering_never_overlap(tmp_path: Path) -> None:
     async def poller(scheduler: Scheduler, kind: JobKind) -> None:
         for _ in range(5):
             assert await scheduler.submit(kind, lambda drive: drive.test_ready())
-            await scheduler.submit(kind, lambda drive: drive.tape_alerts())
+            await scheduler.submit(kind, lambda drive: drive.health())
 
     async with lane(tmp_path) as (scheduler, backend):
         await scheduler.submit(JobKind.ARCHIVE, fill)

@@ -11,7 +11,23 @@ from hypothesis import strategies as st
 
 from tapefs.errors import MalformedData
 from tapefs.scsi import data as d
-from tapefs.scsi.log import KIB, MIB, LogPage, TapeAlert, TapeCapacity
+from tapefs.scsi.attributes import MediumAttributes
+from tapefs.scsi.log import (
+    KIB,
+    MIB,
+    AlertSubject,
+    CompressionRatios,
+    DeviceStatistics,
+    ErrorCounters,
+    LogPage,
+    TapeAlert,
+    TapeCapacity,
+    VolumeStatistics,
+    alert_subject,
+    alert_text,
+    cleaning_requested,
+    supported_pages,
+)
 
 INQUIRY = bytes.fromhex("01 80 05 02 1F 00 00 00") + b"HP      Ultrium 5-SCSI  Z39W"
 
@@ -181,7 +197,52 @@ def test_tape_alert() -> None:
     alert = TapeAlert(frozenset({3, 20, 64}))
     assert TapeAlert.from_page(LogPage.unpack(alert.pack())) == alert
     assert TapeAlert.from_page(LogPage(0x2E, {0: b"\1", 65: b"\1", 4: b"\1", 5: b""})).flags == {4}
-    assert alert.sentences[1:] == ("the drive needs cleaning now", "TapeAlert flag 64")
+    assert [alert_text(flag) for flag in (20, 64)] == [
+        "the drive needs cleaning now",
+        "TapeAlert flag 64",
+    ]
+    assert alert_subject(20) is AlertSubject.CLEANING
+    assert alert_subject(64) is AlertSubject.DRIVE
+
+
+def test_error_counters_as_a_drive_sends_them() -> None:
+    full = LogPage(0x02, {0: b"\7", 1: b"\2", 2: b"\0\5", 3: b"\0\0\0\x0a", 6: b"\1"})
+    assert ErrorCounters.from_page(full) == ErrorCounters(10, 5, 1)
+    without_sum = LogPage(0x03, {0: b"\7", 1: b"\2"})
+    assert ErrorCounters.from_page(without_sum) == ErrorCounters(9, None, None)
+    unknown = LogPage(0x03, {3: b"\xff\xff\xff\xff", 2: b"", 6: b"\1" * 40})
+    assert ErrorCounters.from_page(unknown) == ErrorCounters(None, None, None)
+
+
+def test_statistics_as_an_lto_drive_sends_them() -> None:
+    # Parameters of an LTO-6 drive with a Fujifilm cartridge, as sg_logs shows them.
+    volume = {0x01: 107, 0x04: 0, 0x09: 0, 0x10: 151_840, 0x11: 4_750_316, 0x101: 1686}
+    page = LogPage(0x17, {code: number.to_bytes(4, "big") for code, number in volume.items()})
+    assert VolumeStatistics.from_page(page) == VolumeStatistics(
+        107, 0, 0, 151_840_000_000, 4_750_316_000_000, 1686
+    )
+    device = {0: 95, 1: 1, 2: 3921, 3: 5, 4: 87_631, 8: 2}
+    page = LogPage(0x14, {code: number.to_bytes(8, "big") for code, number in device.items()})
+    assert DeviceStatistics.from_page(page) == DeviceStatistics(95, 1, 3921, 5, 2)
+    page = LogPage(0x1B, {0: b"\0\x72", 1: b"\0\0"})
+    assert CompressionRatios.from_page(page) == CompressionRatios(114, 0)
+    assert cleaning_requested(LogPage(0x0C, {0x100: b"\1"})) is True
+    assert cleaning_requested(LogPage(0x0C, {0x100: bytes(8)})) is False
+    assert cleaning_requested(LogPage(0x0C, {0: b"\1"})) is None
+
+
+def test_attributes_of_a_chip() -> None:
+    values = {0x0003: b"\0" * 7 + b"\x11", 0x0220: bytes(7) + b"\2", 0x0401: b"F" * 32}
+    body = b"".join(
+        code.to_bytes(2, "big") + b"\x80" + len(value).to_bytes(2, "big") + value
+        for code, value in values.items()
+    )
+    data = len(body).to_bytes(4, "big") + body
+    assert MediumAttributes.unpack(data) == MediumAttributes(17, 2 << 20, None)
+    cut = data[: 4 + 13 + 8]
+    assert MediumAttributes.unpack(cut) == MediumAttributes(17, None, None)
+    with pytest.raises(MalformedData):
+        MediumAttributes.unpack(b"\0\0\0")
 
 
 Unpack = Callable[[bytes], object]
@@ -199,7 +260,9 @@ UNPACKERS: list[Unpack] = [
     d.ShortPosition.unpack,
     d.LongPosition.unpack,
     LogPage.unpack,
-    lambda raw: TapeAlert.from_page(LogPage.unpack(raw)).sentences,
+    lambda raw: TapeAlert.from_page(LogPage.unpack(raw)).flags,
+    supported_pages,
+    MediumAttributes.unpack,
     lambda raw: TapeCapacity.from_statistics(LogPage(0x17, {0x202: raw, 0x204: raw})),
 ]
 

@@ -269,7 +269,7 @@ async def perform(drive: TapeDrive, action: str) -> bool:
     elif action == "space":
         await drive.space_blocks(1)
     elif action == "log":
-        await drive.tape_alerts()
+        await drive.health()
     else:
         await drive.unload()
     return False
@@ -298,7 +298,8 @@ async def what_happens(rigs: Rigs, case: Case) -> str:
             assert not rig.wire.log
             return "doubt"
         return "lost" if (await drive.position()).block is None else "raised"
-    sent = len(rig.wire.sent(command))
+    first, *others = rig.wire.sent(command)
+    sent = 1 + others.count(first)
     if near_end:
         return "near end" if sent == 1 else "sent again near end"
     if sent == 2:

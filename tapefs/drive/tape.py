@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tapefs.drive import probe
+from tapefs.drive.health import read_health
 from tapefs.drive.initiator import DriveStatistics, Initiator
 from tapefs.drive.motion import TapeMotion
 from tapefs.drive.position import PositionUnknown
@@ -31,10 +32,8 @@ from tapefs.scsi.cdb import (
 from tapefs.scsi.data import BlockLimits
 from tapefs.scsi.density import DENSITY_REPORT_BYTES, nominal_capacity_bytes
 from tapefs.scsi.log import (
-    TAPE_ALERT_PAGE,
     TAPE_CAPACITY_PAGE,
     VOLUME_STATISTICS_PAGE,
-    TapeAlert,
     TapeCapacity,
 )
 from tapefs.scsi.sense import (
@@ -53,6 +52,7 @@ from tapefs.scsi.sense import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tapefs.drive.health import DriveHealth
     from tapefs.drive.probe import DriveIdentity
     from tapefs.drive.transport import Transport
     from tapefs.scsi.completion import Completion
@@ -86,6 +86,8 @@ class TapeDrive(TapeMotion):
         self.identity = identity
         self.block_limits = BlockLimits(0, 0)
         self.write_protected = False
+        # Whether READ ATTRIBUTE has an answer, which only asking tells.
+        self._has_chip: bool | None = None
 
     @classmethod
     async def open(cls, transport: Transport) -> TapeDrive:
@@ -396,7 +398,12 @@ class TapeDrive(TapeMotion):
             return None
         return nominal_capacity_bytes(completion.data)
 
-    async def tape_alerts(self) -> TapeAlert:
-        """TapeAlert flags that stand; none when the drive does not have them. Reading clears."""
-        page = await probe.log_page(self._initiator, TAPE_ALERT_PAGE)
-        return TapeAlert.from_page(page) if page else TapeAlert()
+    async def health(self) -> DriveHealth:
+        """Alerts, errors, wear and compression, as far as the drive tells; moves no tape.
+
+        Reading clears TapeAlert flags: there must be one reader, and it must keep them.
+        """
+        found = await read_health(self._initiator, asks_chip=self._has_chip is not False)
+        if found.volume is None:
+            self._has_chip = found.attributes is not None
+        return found

@@ -332,7 +332,7 @@ def _mode_select(
 def _log_sense(unit: LogicalUnit, command: c.LogSense, _data: memoryview) -> TargetReply:
     if command.subpage:
         raise CheckConditionStatus(status.INVALID_FIELD_IN_CDB)
-    answer = parameters.log_page(unit.personality, unit.log, unit.deck, command.page)
+    answer = parameters.log_page(unit.personality, unit.log, unit.faults, unit.deck, command.page)
     return TargetReply(True, answer[: command.allocation_bytes])
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from tapefs import telemetry
 from tapefs.emulator import status
+from tapefs.emulator.fault_queue import FaultPoint, FaultQueue, PlannedFault
 from tapefs.emulator.motion import MotionModel
 from tapefs.emulator.status import CheckConditionStatus
 from tapefs.emulator.write_buffer import WriteBuffer
@@ -30,6 +31,17 @@ if TYPE_CHECKING:
 _EARLY_WARNING_SHARE: Final = 20
 
 
+@dataclass(frozen=True, slots=True)
+class AlertFault(PlannedFault):
+    """TapeAlert flags that a reading of the page finds raised."""
+
+    point: FaultPoint = FaultPoint.REPORT
+    flags: frozenset[int] = frozenset()
+
+    def __str__(self) -> str:
+        return f"alert {sorted(self.flags)}"
+
+
 @dataclass(slots=True)
 class Faults:
     """Blocks that fail, by number, and how often each still will: `faults.unreadable[17] = 2`.
@@ -40,9 +52,22 @@ class Faults:
 
     unreadable: Counter[int] = field(default_factory=Counter)
     unwritable: Counter[int] = field(default_factory=Counter)
+    # TapeAlert flags that the drive raises, and errors that it corrects in each MiB it moves.
+    alerts: FaultQueue[AlertFault] = field(default_factory=FaultQueue[AlertFault])
+    corrected_per_mib: int = 0
+    wants_cleaning: bool = False
     # The tape ends, or warns of its end, sooner than its chip says; in bytes of the image.
     end_bytes: int | None = None
     early_warning_bytes: int | None = None
+
+    def raised_alerts(self) -> frozenset[int]:
+        """The planned TapeAlert flags that stand at this reading of them."""
+        fault = self.alerts.take(FaultPoint.REPORT, "LOG SENSE")
+        return frozenset() if fault is None else fault.flags
+
+    def corrected_in(self, byte_count: int) -> int:
+        """Errors that were corrected while so many bytes were moved."""
+        return self.corrected_per_mib * byte_count >> 20
 
     def check_writable(self, block: int) -> None:
         """Raise MediumFailed when this block is to fail once more."""
@@ -58,6 +83,8 @@ class DriveLog:
     read_bytes: int = 0
     write_errors: int = 0
     read_errors: int = 0
+    # Cartridges threaded; like a drive's own memory it survives a reset.
+    loads: int = 0
     # TapeAlert flags that stand (SSC-4, numbers 1 to 64).
     alerts: set[int] = field(default_factory=set)
 

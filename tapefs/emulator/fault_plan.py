@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from tapefs import telemetry
 from tapefs.config import parse_bytes
 from tapefs.emulator.cable import Replug, Switch
+from tapefs.emulator.deck import AlertFault
 from tapefs.emulator.fault_queue import FaultPoint
 from tapefs.emulator.target import UnitFault
 from tapefs.emulator.wire_faults import (
@@ -52,7 +53,9 @@ _COMMANDS: Final = frozenset(
 )
 
 _WIRE_POINTS: Final = {
-    point.name.lower(): point for point in FaultPoint if point is not FaultPoint.EXECUTION
+    point.name.lower(): point
+    for point in FaultPoint
+    if point not in (FaultPoint.EXECUTION, FaultPoint.REPORT)
 }
 _EFFECTS: Final = {effect.name.lower(): effect for effect in FaultEffect}
 _UNTIL: Final = {
@@ -143,6 +146,13 @@ class _Words:
         except UsageError as exc:
             raise self.wrong(str(exc)) from exc
 
+    def flags(self, name: str) -> frozenset[int]:
+        """TapeAlert flags, such as 20,21."""
+        parts = self.text(name).split(",")
+        if not all(_NUMBER.fullmatch(part) and 1 <= int(part) <= 64 for part in parts):
+            raise self.wrong(f"{name} is a list of TapeAlert flags from 1 to 64, such as 20,21")
+        return frozenset(map(int, parts))
+
     def sense(self) -> Sense:
         """KEY/ASC/ASCQ in hexadecimal, with flags and information as further options."""
         match = _SENSE.fullmatch(self.text("sense"))
@@ -177,6 +187,9 @@ class FaultPlan:
     switches: list[Switch] = field(default_factory=list)
     unreadable: dict[int, int] = field(default_factory=dict)
     unwritable: dict[int, int] = field(default_factory=dict)
+    alerts: list[AlertFault] = field(default_factory=list)
+    corrected_per_mib: int = 0
+    wants_cleaning: bool = False
     end_bytes: int | None = None
     early_warning_bytes: int | None = None
 
@@ -214,6 +227,9 @@ class FaultPlan:
         target.unit_faults.plan(*self.unit)
         target.faults.unreadable.update(self.unreadable)
         target.faults.unwritable.update(self.unwritable)
+        target.faults.alerts.plan(*self.alerts)
+        target.faults.corrected_per_mib = self.corrected_per_mib
+        target.faults.wants_cleaning = self.wants_cleaning
         target.faults.end_bytes = self.end_bytes
         target.faults.early_warning_bytes = self.early_warning_bytes
         if device is not None:
@@ -221,7 +237,12 @@ class FaultPlan:
             device.cable.add(*self.switches)
 
     def _add(self, words: _Words) -> None:
-        kinds = {"unit": self._add_unit, "medium": self._add_medium, "cable": self._add_switch}
+        kinds = {
+            "unit": self._add_unit,
+            "drive": self._add_report,
+            "medium": self._add_medium,
+            "cable": self._add_switch,
+        }
         if words.point in _WIRE_POINTS:
             self._add_wire(words)
         elif words.point in kinds:
@@ -278,7 +299,23 @@ class FaultPlan:
             )
         )
 
+    def _add_report(self, words: _Words) -> None:
+        """What the drive says of itself."""
+        if words.effect == "alert":
+            words.allow({"flags", "skip", "times"})
+            flags, skip = words.flags("flags"), words.number("skip", 0)
+            self.alerts.append(AlertFault(flags=flags, skip_count=skip, times=words.times()))
+        elif words.effect == "cleaning":
+            words.allow(())
+            self.wants_cleaning = True
+        else:
+            raise words.wrong("'drive' is followed by 'alert' or 'cleaning'")
+
     def _add_medium(self, words: _Words) -> None:
+        if words.effect == "worn":
+            words.allow({"corrected"})
+            self.corrected_per_mib = words.number("corrected")
+            return
         if words.effect in ("unreadable", "unwritable"):
             words.allow({"block", "times"})
             blocks = self.unreadable if words.effect == "unreadable" else self.unwritable
@@ -291,7 +328,7 @@ class FaultPlan:
         elif words.effect == "early_warning":
             self.early_warning_bytes = words.size("bytes")
         else:
-            known = ["unreadable", "unwritable", "end", "early_warning"]
+            known = ["unreadable", "unwritable", "worn", "end", "early_warning"]
             raise words.wrong(f"'medium' is followed by one of {known}")
 
     def _add_switch(self, words: _Words) -> None:

@@ -23,6 +23,8 @@ class FaultPoint(enum.Enum):
     PORT_RESET = "port reset"
     # In place of the execution of a command, behind the wire.
     EXECUTION = "execution"
+    # The drive reports on itself.
+    REPORT = "report"
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,7 @@ class LogicalUnit:
 
     def _thread(self, cartridge: VirtualCartridge) -> None:
         cartridge.count_load()
+        self.log.loads += 1
         self.deck = Deck(cartridge, self.personality, self.faults, self.log)
         self.apply_modes()
         motion = MotionModel(self.personality, cartridge.memory.capacity_bytes)

@@ -29,26 +29,28 @@ from tapefs.scsi.data import (
     UnitSerialNumber,
 )
 from tapefs.scsi.log import (
+    DEVICE_STATISTICS_PAGE,
+    READ_ERRORS_PAGE,
+    SEQUENTIAL_ACCESS_PAGE,
     SUPPORTED_PAGES_PAGE,
     TAPE_ALERT_PAGE,
     TAPE_CAPACITY_PAGE,
     VOLUME_STATISTICS_PAGE,
+    WRITE_ERRORS_PAGE,
 )
 
 if TYPE_CHECKING:
-    from tapefs.emulator.deck import Deck, DriveLog
+    from tapefs.emulator.deck import Deck, DriveLog, Faults
     from tapefs.emulator.personality import Personality
 
 _IDENTIFICATION_PAGE: Final = 0x83
-_SEQUENTIAL_ACCESS_PAGE: Final = 0xB0
+_ACCESS_CAPABILITIES_PAGE: Final = 0xB0
 _ALL_PAGES: Final = 0x3F
 _ALL_SUBPAGES: Final = 0xFF
 _CONTROL_PAGE: Final = 0x0A
 _COMPRESSION_PAGE: Final = 0x0F
 _CONFIGURATION_PAGE: Final = 0x10
 _EXCEPTIONS_PAGE: Final = 0x1C
-_WRITE_ERRORS_PAGE: Final = 0x02
-_READ_ERRORS_PAGE: Final = 0x03
 _DENSITY_UNCHANGED: Final = 0x7F
 _MB: Final = 1_000_000
 
@@ -60,7 +62,7 @@ def inquiry(personality: Personality) -> bytes:
 
 def vital_product_data(personality: Personality, serial: str, page: int) -> bytes:
     """A vital product data page."""
-    pages = (0x00, 0x80, _IDENTIFICATION_PAGE, _SEQUENTIAL_ACCESS_PAGE)
+    pages = (0x00, 0x80, _IDENTIFICATION_PAGE, _ACCESS_CAPABILITIES_PAGE)
     if page == 0x00:
         return SupportedPages(pages).pack()
     if page == 0x80:
@@ -70,7 +72,7 @@ def vital_product_data(personality: Personality, serial: str, page: int) -> byte
         name = f"{personality.vendor:8}{personality.product:16}{serial}".encode("ascii")
         body = bytes((0x02, 0x01, 0x00, len(name))) + name
         return struct.pack(">BBH", TAPE_DEVICE_TYPE, page, len(body)) + body
-    if page == _SEQUENTIAL_ACCESS_PAGE:
+    if page == _ACCESS_CAPABILITIES_PAGE:
         return struct.pack(">BBHBB", TAPE_DEVICE_TYPE, page, 2, 0, 0)
     raise CheckConditionStatus(status.INVALID_FIELD_IN_CDB)
 
@@ -200,7 +202,9 @@ def _changeable(page: bytes) -> bytes:
     return page[:2] + bytes((first,)) + bytes(len(page) - 3)
 
 
-def log_page(personality: Personality, log: DriveLog, deck: Deck | None, page: int) -> bytes:
+def log_page(
+    personality: Personality, log: DriveLog, faults: Faults, deck: Deck | None, page: int
+) -> bytes:
     """LOG SENSE data of one page, cumulative values. Reading TapeAlert clears it.
 
     Pages about the cartridge need `deck`.
@@ -211,11 +215,13 @@ def log_page(personality: Personality, log: DriveLog, deck: Deck | None, page: i
         codes = bytes(_log_pages(personality))
         return struct.pack(">BxH", page, len(codes)) + codes
     if page == TAPE_ALERT_PAGE:
-        flags = frozenset(log.alerts)
+        flags = faults.raised_alerts() | log.alerts
         log.alerts.clear()
         return TapeAlert(flags).pack()
-    if page in (_WRITE_ERRORS_PAGE, _READ_ERRORS_PAGE):
-        return _error_counters(log, page)
+    if page in _OF_THE_DRIVE:
+        return LogPage(page, _OF_THE_DRIVE[page](log, faults)).pack()
+    if page == personality.compression_log_page:
+        return LogPage(page, _compression(log)).pack()
     if deck is None:
         raise CheckConditionStatus(status.NO_MEDIUM)
     if page == TAPE_CAPACITY_PAGE:
@@ -224,25 +230,67 @@ def log_page(personality: Personality, log: DriveLog, deck: Deck | None, page: i
     return _volume_statistics(log, deck)
 
 
-def _error_counters(log: DriveLog, page: int) -> bytes:
-    writing = page == _WRITE_ERRORS_PAGE
-    moved_bytes = log.written_bytes if writing else log.read_bytes
-    errors = log.write_errors if writing else log.read_errors
-    values = {code: bytes(4) for code in range(5)}
+def _write_errors(log: DriveLog, faults: Faults) -> dict[int, bytes]:
+    corrected = faults.corrected_in(log.written_bytes)
+    return _error_counters(corrected, log.written_bytes, log.write_errors)
+
+
+def _read_errors(log: DriveLog, faults: Faults) -> dict[int, bytes]:
+    corrected = faults.corrected_in(log.read_bytes)
+    return _error_counters(corrected, log.read_bytes, log.read_errors)
+
+
+def _error_counters(corrected: int, moved_bytes: int, uncorrected: int) -> dict[int, bytes]:
+    """SPC-4, error counter log pages: at once, delayed, repeated, corrected, algorithm runs."""
+    counts = (corrected, 0, corrected, corrected, corrected)
+    values = {code: count.to_bytes(8, "big") for code, count in enumerate(counts)}
     values[5] = moved_bytes.to_bytes(8, "big")
-    values[6] = errors.to_bytes(4, "big")
-    return LogPage(page, values).pack()
+    values[6] = uncorrected.to_bytes(4, "big")
+    return values
+
+
+def _sequential_access(log: DriveLog, faults: Faults) -> dict[int, bytes]:
+    values = {
+        code: moved_bytes.to_bytes(8, "big")
+        for code, moved_bytes in enumerate((log.written_bytes,) * 2 + (log.read_bytes,) * 2)
+    }
+    values[0x0100] = int(faults.wants_cleaning).to_bytes(8, "big")
+    return values
+
+
+def _device_statistics(log: DriveLog, _faults: Faults) -> dict[int, bytes]:
+    """A drive that was never cleaned and has been switched on for this run only."""
+    counts = {0x0000: log.loads, 0x0001: 0, 0x0002: 0, 0x0003: 0, 0x0008: 0}
+    return {code: count.to_bytes(4, "big") for code, count in counts.items()}
+
+
+_OF_THE_DRIVE: Final = {
+    WRITE_ERRORS_PAGE: _write_errors,
+    READ_ERRORS_PAGE: _read_errors,
+    SEQUENTIAL_ACCESS_PAGE: _sequential_access,
+    DEVICE_STATISTICS_PAGE: _device_statistics,
+}
+
+
+def _compression(log: DriveLog) -> dict[int, bytes]:
+    """Nothing is made smaller here; 0 where nothing was moved."""
+    ratios = (log.read_bytes, log.written_bytes)
+    return {code: (100 * bool(moved)).to_bytes(2, "big") for code, moved in enumerate(ratios)}
 
 
 def _log_pages(personality: Personality) -> list[int]:
-    pages = [SUPPORTED_PAGES_PAGE, _WRITE_ERRORS_PAGE, _READ_ERRORS_PAGE]
-    if personality.has_volume_statistics:
-        pages.append(VOLUME_STATISTICS_PAGE)
-    if personality.has_tape_alert:
-        pages.append(TAPE_ALERT_PAGE)
-    if personality.capacity_log_unit_bytes:
-        pages.append(TAPE_CAPACITY_PAGE)
-    return pages
+    pages = {
+        SUPPORTED_PAGES_PAGE: True,
+        WRITE_ERRORS_PAGE: True,
+        READ_ERRORS_PAGE: True,
+        SEQUENTIAL_ACCESS_PAGE: personality.has_sequential_access_log,
+        DEVICE_STATISTICS_PAGE: personality.has_device_statistics,
+        VOLUME_STATISTICS_PAGE: personality.has_volume_statistics,
+        TAPE_ALERT_PAGE: personality.has_tape_alert,
+        TAPE_CAPACITY_PAGE: personality.capacity_log_unit_bytes > 0,
+        personality.compression_log_page: True,
+    }
+    return sorted(page for page, has_it in pages.items() if has_it)
 
 
 def _volume_statistics(log: DriveLog, deck: Deck) -> bytes:

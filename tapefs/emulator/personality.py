@@ -64,8 +64,14 @@ class Personality:
     # Unit of log page 31h in bytes; 0: the drive has no such page.
     capacity_log_unit_bytes: int = 0
     has_tape_alert: bool = True
+    # Log page 0Ch: bytes before and behind compression, and whether the drive wants cleaning.
+    has_sequential_access_log: bool = False
+    # Log page 14h, device statistics.
+    has_device_statistics: bool = False
     # Log page 17h, volume statistics.
     has_volume_statistics: bool = False
+    # The log page with compression ratios, 1Bh or 32h; 0: none.
+    compression_log_page: int = 0
     # READ ATTRIBUTE: the cartridge has a chip that can be read.
     has_attributes: bool = False
     compresses: bool = True
@@ -136,6 +142,7 @@ _KNOWN: Final = (
         tells_buffered=False,
         full_search_s=80.0,
         load_s=15.0,
+        has_sequential_access_log=True,
     ),
     Personality(
         name="dat160",
@@ -151,6 +158,7 @@ _KNOWN: Final = (
         tells_buffered=False,
         full_search_s=80.0,
         load_s=15.0,
+        has_sequential_access_log=True,
     ),
     Personality(
         name="travan",
@@ -213,6 +221,7 @@ _KNOWN: Final = (
         wrap_count=112,
         full_search_s=130.0,
         load_s=30.0,
+        compression_log_page=0x32,
     ),
     # The portability floor: nothing beyond what every SSC drive has.
     Personality(
@@ -271,6 +280,8 @@ _KNOWN: Final = (
         has_attributes=True,
         wrap_count=44,
         full_search_s=100.0,
+        has_sequential_access_log=True,
+        compression_log_page=0x32,
     ),
     Personality(
         name="lto5",
@@ -289,6 +300,9 @@ _KNOWN: Final = (
         has_attributes=True,
         wrap_count=80,
         full_search_s=100.0,
+        has_sequential_access_log=True,
+        has_device_statistics=True,
+        compression_log_page=0x1B,
     ),
     Personality(
         name="lto8",
@@ -307,6 +321,9 @@ _KNOWN: Final = (
         has_attributes=True,
         wrap_count=208,
         full_search_s=104.0,
+        has_sequential_access_log=True,
+        has_device_statistics=True,
+        compression_log_page=0x1B,
     ),
     Personality(
         name="lto9",
@@ -326,6 +343,9 @@ _KNOWN: Final = (
         wrap_count=280,
         full_search_s=113.0,
         first_load_s=2400.0,
+        has_sequential_access_log=True,
+        has_device_statistics=True,
+        compression_log_page=0x1B,
     ),
 )
 
