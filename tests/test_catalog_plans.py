@@ -111,8 +111,8 @@ async def use(user: User) -> None:
     for path, shown in (await user.snapshot()).items():
         inode = user.find(path)
         assert catalog.inode(inode.ino).size == shown[4]
-        for name in OWN_ATTRIBUTES:
-            tape.value(inode.ino, name)
+        for own in OWN_ATTRIBUTES:
+            tape.value(inode.ino, own)
     user.volume.archiver.statistics()
 
 
