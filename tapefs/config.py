@@ -72,6 +72,10 @@ class Config:
     drive_check_s: float = 10.0
     # Recalls served in a row before a waiting archive burst gets its turn.
     recalls_before_archive: int = 64
+    # Archive jobs in a row before a waiting recall gets its turn while the spool is nearly full.
+    archives_before_recall: int = 4
+    # So many recalls that came later than others of them may overtake a recall that is far away.
+    recall_overtaken_max: int = 64
     # Reads that may wait for tape at one time; more get EAGAIN.
     waiting_recalls_max: int = 1000
     # Local metadata is committed after this time at the latest.

@@ -128,6 +128,29 @@ async def test_a_started_job_outlives_its_waiter(tmp_path: Path) -> None:
         assert backend.device.violations == []
 
 
+async def test_recalls_are_served_along_the_tape(tmp_path: Path) -> None:
+    """Ten blocks a wrap: block 10 lies beside 9, block 19 beside 0."""
+    served: list[int] = []
+
+    async def serve(drive: TapeDrive, number: int) -> None:
+        served.append(number)
+        scheduler.head_block = number
+        if len(served) == 1:
+            drive.wrap_ends, drive.wrap_count = (10, 20, 30), 4
+            await all_are_here.wait()
+
+    all_are_here = trio.Event()
+    async with lane(tmp_path) as (scheduler, _), trio.open_nursery() as nursery:
+        for number in (0, 9, 2, 19, 12, 10):
+            job = functools.partial(serve, number=number)
+            submit = functools.partial(scheduler.submit, block=number)
+            nursery.start_soon(submit, JobKind.RECALL, job)
+            await trio.testing.wait_all_tasks_blocked()
+        all_are_here.set()
+        await scheduler.submit(JobKind.MAINTENANCE, lambda drive: drive.test_ready())
+        assert served == [0, 2, 19, 12, 9, 10]
+
+
 async def test_a_waiting_job_leaves_with_its_waiter(tmp_path: Path) -> None:
     ran: list[str] = []
     release = trio.Event()

@@ -71,6 +71,7 @@ KNOWN = [
         c.Space16(c.SpaceCode.FILEMARKS, -2),
         "91 01 00 00 FF FF FF FF FF FF FF FE 00 00 00 00",
     ),
+    (c.ReadEndOfWrapPosition(0x1804), "A3 1F 45 02 00 00 00 00 18 04 00 00"),
     (c.ReportLuns(16, 2), "A0 00 02 00 00 00 00 00 00 10 00 00"),
 ]
 

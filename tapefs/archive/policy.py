@@ -1,10 +1,15 @@
 """Which job the lane takes next: a pure function, so that a simulation can judge it.
 
-Control work (label, sync barriers, eject) goes first. Recalls waiting together are served in one
-sweep by position, starting at the head. An archive burst waits while recalls are served, but no
-longer than `recalls_before_archive` of them in a row, and not at all once the spool passes its
-high water mark: then the burst goes first, because a full spool stops every writer. Maintenance
-runs when nothing else wants the drive. So nobody starves: the bound is in the configuration.
+Control work (label, sync barriers, eject) goes first. Recalls waiting together are served in the
+order of least motion: on a single track, and where the layout of the tape is not known, in sweeps
+to and fro; on a serpentine tape that is known, the nearest first. An archive burst waits while
+recalls are served, but no longer than `recalls_before_archive` of them in a row, and not at all
+once the spool passes its high water mark: then the burst goes first, because a full spool stops
+every writer. Maintenance runs when nothing else wants the drive.
+
+Nobody starves; the bounds are in the configuration. A recall is overtaken by no more than
+`recall_overtaken_max` others that came in after a later one had been served, and by no more than
+`archives_before_recall` jobs of archiving in a row, however full the spool is.
 """
 
 from __future__ import annotations
@@ -13,10 +18,13 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from tapefs.archive.recall_order import next_recall
 from tapefs.config import GIB, MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+
+    from tapefs.archive.motion_model import MotionModel
 
 # A burst worth 27 s of the drive's rate costs under 10 % in stops of 3 s.
 _BURST_S: Final = 27.0
@@ -35,22 +43,69 @@ class JobKind(enum.Enum):
     MAINTENANCE = "maintenance"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Waiting:
-    """A job in the queue as the policy sees it. `block` is where it starts on tape, if it does."""
+    """A job in the queue as the policy sees it. `block` is where it starts on tape, if it does.
+
+    `round` is how many recalls had been served when it came, `overtaken` how many of a later
+    round have been served since.
+    """
 
     kind: JobKind
     block: int | None = None
+    round: int = 0
+    overtaken: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Beyond these nobody waits for others."""
+
+    recalls_before_archive: int
+    archives_before_recall: int
+    recall_overtaken_max: int
+
+
+@dataclass(slots=True)
+class Turns:
+    """Who had the lane so far, as far as the next choice depends on it."""
+
+    recalls_served: int = 0
+    recalls_in_row: int = 0
+    archives_in_row: int = 0
+    # Which way the sweep goes; None when it may begin either way.
+    sweeps_up: bool | None = None
+
+    def admit(self, kind: JobKind, block: int | None = None) -> Waiting:
+        """A job has come."""
+        return Waiting(kind, block, self.recalls_served)
+
+    def take(self, job: Waiting, head_block: int | None, left: Iterable[Waiting]) -> None:
+        """`job` was chosen, the head stands at `head_block`, and `left` goes on waiting."""
+        is_recall = job.kind is JobKind.RECALL
+        self.recalls_in_row = self.recalls_in_row + 1 if is_recall else 0
+        self.archives_in_row = self.archives_in_row + 1 if job.kind is JobKind.ARCHIVE else 0
+        if not is_recall:
+            return
+        self.recalls_served += 1
+        others = [other for other in left if other.kind is JobKind.RECALL]
+        for other in others:
+            other.overtaken += other.round < job.round
+        if not others or job.block is None or head_block is None:
+            self.sweeps_up = None
+        elif job.block != head_block:
+            self.sweeps_up = job.block > head_block
 
 
 @dataclass(frozen=True, slots=True)
 class LaneState:
-    """What the choice depends on besides the queue."""
+    """What the choice depends on besides the queue. `tape` is what is known of its layout."""
 
     head_block: int | None
-    recalls_in_row: int
     spool_pressed: bool
-    recalls_before_archive: int
+    turns: Turns
+    tape: MotionModel
+    bounds: Bounds
 
 
 def choose(queue: Sequence[Waiting], state: LaneState) -> int:
@@ -62,23 +117,52 @@ def choose(queue: Sequence[Waiting], state: LaneState) -> int:
     if by_kind[JobKind.CONTROL]:
         return by_kind[JobKind.CONTROL][0]
     recalls, archives = by_kind[JobKind.RECALL], by_kind[JobKind.ARCHIVE]
-    if archives:
-        exhausted = state.recalls_in_row >= state.recalls_before_archive
-        if not recalls or state.spool_pressed or exhausted:
-            return archives[0]
+    if archives and (not recalls or _archive_goes_first(state)):
+        return archives[0]
     if recalls:
-        return _next_in_sweep(queue, recalls, state.head_block)
+        return _choose_recall(queue, recalls, state)
     return by_kind[JobKind.MAINTENANCE][0]
 
 
-def _next_in_sweep(queue: Sequence[Waiting], recalls: list[int], head: int | None) -> int:
-    """The nearest recall at or after the head; when there is none, the first on the tape."""
+def _archive_goes_first(state: LaneState) -> bool:
+    """Whether archiving comes before the recalls that wait as well."""
+    turns, bounds = state.turns, state.bounds
+    if state.spool_pressed:
+        return turns.archives_in_row < bounds.archives_before_recall
+    return turns.recalls_in_row >= bounds.recalls_before_archive
+
+
+def _choose_recall(queue: Sequence[Waiting], recalls: list[int], state: LaneState) -> int:
+    overtaken_max = state.bounds.recall_overtaken_max
+    late = next((index for index in recalls if queue[index].overtaken >= overtaken_max), None)
+    if late is not None:
+        return late
+    if state.tape.is_serpentine:
+        place = state.tape.place
+        head = place(state.head_block or 0)
+        return recalls[next_recall(head, [place(queue[i].block or 0) for i in recalls], state.tape)]
+    return _next_in_sweep(queue, recalls, state)
+
+
+def _next_in_sweep(queue: Sequence[Waiting], recalls: list[int], state: LaneState) -> int:
+    """The nearest recall on the way the sweep goes; when there is none, it turns."""
 
     def block(index: int) -> int:
         return queue[index].block or 0
 
-    ahead = [index for index in recalls if head is None or block(index) >= head]
-    return min(ahead or recalls, key=block)
+    lowest, highest = min(recalls, key=block), max(recalls, key=block)
+    head = state.head_block
+    if head is None or head <= block(lowest):
+        return lowest
+    if head >= block(highest):
+        return highest
+    goes_up = state.turns.sweeps_up
+    if goes_up is None:
+        # All of them are passed either way; the nearer end first makes the way back shorter.
+        goes_up = block(highest) - head < head - block(lowest)
+    if goes_up:
+        return min((index for index in recalls if block(index) >= head), key=block)
+    return max((index for index in recalls if block(index) <= head), key=block)
 
 
 def burst_bytes(written_bytes: int, written_s: float) -> int:

@@ -23,13 +23,15 @@ import outcome
 import trio
 
 from tapefs import telemetry
-from tapefs.archive.policy import JobKind, LaneState, Waiting, choose
+from tapefs.archive.motion_model import tape_of
+from tapefs.archive.policy import Bounds, JobKind, LaneState, Turns, Waiting, choose
 from tapefs.archive.resumption import Away, leaves_in_doubt, what_happened
 from tapefs.errors import DriveGone, Fault, NotReady, TapefsError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from tapefs.archive.motion_model import MotionModel
     from tapefs.config import Config
     from tapefs.drive import TapeDrive
 
@@ -100,12 +102,17 @@ class Scheduler:
         self._queue: list[_Job] = []
         self._arrived = trio.Event()
         self._running: _Job | None = None
-        self._recalls_in_row = 0
+        self._turns = Turns()
         self._done: dict[JobKind, int] = dict.fromkeys(JobKind, 0)
         self.head_block: int | None = None
         self.away: Away | None = None
         self._looked = trio.Event()
         self._closed = False
+
+    @property
+    def tape(self) -> MotionModel:
+        """How the tape is laid out, as far as the drive tells: for `recall_order`."""
+        return tape_of(self._drive.wrap_ends, self._drive.wrap_count)
 
     def statistics(self) -> LaneStatistics:
         """What the lane has done and what it is doing."""
@@ -143,7 +150,7 @@ class Scheduler:
         patient = attempts > 1
         if self.away is not None and not patient:
             raise DriveGone(self.away.sentence)
-        job = _Job(Waiting(kind, block), work, trio.Event(), attempts, patient)
+        job = _Job(self._turns.admit(kind, block), work, trio.Event(), attempts, patient)
         self._queue.append(job)
         self._arrived.set()
         try:
@@ -199,14 +206,21 @@ class Scheduler:
                 telemetry.event(telemetry.DRIVE_CHECK_FAILED, logging.WARNING, reason=error)
 
     def _take_next(self) -> _Job:
+        config = self._config
         state = LaneState(
             head_block=self.head_block,
-            recalls_in_row=self._recalls_in_row,
             spool_pressed=self.spool_pressed(),
-            recalls_before_archive=self._config.recalls_before_archive,
+            turns=self._turns,
+            tape=self.tape,
+            bounds=Bounds(
+                config.recalls_before_archive,
+                config.archives_before_recall,
+                config.recall_overtaken_max,
+            ),
         )
-        index = choose([job.waiting for job in self._queue], state)
-        return self._queue.pop(index)
+        job = self._queue.pop(choose([job.waiting for job in self._queue], state))
+        self._turns.take(job.waiting, self.head_block, (left.waiting for left in self._queue))
+        return job
 
     async def _run_one(self, job: _Job) -> None:
         kind = job.waiting.kind
@@ -218,7 +232,6 @@ class Scheduler:
         finally:
             self._running = None
             self._done[kind] += 1
-            self._recalls_in_row = self._recalls_in_row + 1 if kind is JobKind.RECALL else 0
             if not self._is_asked_again(job):
                 job.done.set()
 

@@ -20,6 +20,7 @@ from tapefs.scsi.cdb import (
     ModeSense10,
     PositionForm,
     ReadBlockLimits,
+    ReadEndOfWrapPosition,
     ReadPosition,
     TestUnitReady,
 )
@@ -49,6 +50,7 @@ from tapefs.scsi.sense import (
     UnitAttention,
     check_condition,
 )
+from tapefs.scsi.wraps import WRAP_COUNTS, written_wrap_ends
 
 if TYPE_CHECKING:
     from tapefs.drive.initiator import Initiator
@@ -113,6 +115,10 @@ class MediumSetup:
     block_bytes: int
     write_protected: bool
     capabilities: Capabilities
+    # The blocks behind the wraps that are full, and how many wraps the tape has; nothing and 1
+    # where nobody knows.
+    wrap_ends: tuple[int, ...] = ()
+    wrap_count: int = 1
 
 
 async def identify(initiator: Initiator) -> DriveIdentity:
@@ -178,7 +184,11 @@ async def set_up(initiator: Initiator, identity: DriveIdentity) -> MediumSetup:
         capacity_unit_bytes=await _capacity_unit_bytes(initiator, identity, modes),
         volume_statistics=await _has_volume_statistics(initiator),
     )
-    return MediumSetup(block_limits, block_bytes, modes.write_protected, capabilities)
+    wrap_count = WRAP_COUNTS.get(modes.descriptor.density if modes.descriptor else 0, 1)
+    wrap_ends = await _wrap_ends(initiator) if wrap_count > 1 else ()
+    return MediumSetup(
+        block_limits, block_bytes, modes.write_protected, capabilities, wrap_ends, wrap_count
+    )
 
 
 async def select_block_bytes(initiator: Initiator, block_bytes: int) -> ModeParameters:
@@ -250,6 +260,14 @@ async def log_page(initiator: Initiator, page: int) -> LogPage | None:
         return LogPage.unpack((await initiator.run(LogSense(page))).data)
     except (IllegalRequest, MalformedData):
         return None
+
+
+async def _wrap_ends(initiator: Initiator) -> tuple[int, ...]:
+    """Where wraps end. A drive that does not say so, or nonsense, is read in block order."""
+    try:
+        return written_wrap_ends((await initiator.run(ReadEndOfWrapPosition())).data)
+    except (IllegalRequest, MalformedData):
+        return ()
 
 
 async def _capacity_unit_bytes(

@@ -88,6 +88,9 @@ class TapeDrive(TapeMotion):
         self.write_protected = False
         # Whether READ ATTRIBUTE has an answer, which only asking tells.
         self._has_chip: bool | None = None
+        # Of the loaded tape, as it was when it was loaded; empty when the drive does not tell.
+        self.wrap_ends: tuple[int, ...] = ()
+        self.wrap_count = 1
 
     @classmethod
     async def open(cls, transport: Transport) -> TapeDrive:
@@ -194,6 +197,7 @@ class TapeDrive(TapeMotion):
         self.block_limits = found.block_limits
         self.block_bytes = found.block_bytes
         self.write_protected = found.write_protected
+        self.wrap_ends, self.wrap_count = found.wrap_ends, found.wrap_count
         # Some was learnt from the drive, not from the medium.
         self.capabilities = dataclasses.replace(
             found.capabilities,

@@ -15,6 +15,7 @@ from tapefs.emulator.status import CheckConditionStatus
 from tapefs.scsi import cdb as c
 from tapefs.scsi.data import LongPosition, ShortPosition
 from tapefs.scsi.sense import Sense, SenseKey
+from tapefs.scsi.wraps import WRAP_COUNTS, pack_wraps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,6 +56,8 @@ def handlers(personality: Personality) -> dict[type, Handler]:
         table[c.ReadPosition] = _read_position
     if personality.has_attributes:
         table[c.ReadAttribute] = _read_attribute
+    if personality.density_code in WRAP_COUNTS:
+        table[c.ReadEndOfWrapPosition] = _read_end_of_wrap_position
     return table
 
 
@@ -358,6 +361,13 @@ def _read_attribute(unit: LogicalUnit, command: c.ReadAttribute, _data: memoryvi
     if command.partition:
         raise CheckConditionStatus(status.INVALID_FIELD_IN_CDB)
     answer = parameters.attributes(unit.personality, deck, command.first)
+    return TargetReply(True, answer[: command.allocation_bytes])
+
+
+def _read_end_of_wrap_position(
+    unit: LogicalUnit, command: c.ReadEndOfWrapPosition, _data: memoryview
+) -> TargetReply:
+    answer = pack_wraps(unit.ready_deck().wrap_ends())
     return TargetReply(True, answer[: command.allocation_bytes])
 
 

@@ -10,6 +10,7 @@ buffer out first, and waits until it is on the medium.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -148,6 +149,13 @@ class Deck:
     def _before_warning_bytes(self, capacity_bytes: int) -> int:
         zone_bytes = self._personality.early_warning_bytes
         return capacity_bytes - min(zone_bytes, capacity_bytes // _EARLY_WARNING_SHARE)
+
+    def wrap_ends(self) -> list[int]:
+        """The last object of each wrap that is written to; that of the last is the end of data."""
+        cartridge = self.cartridge
+        count, limits = cartridge.object_count, self._motion.wrap_limits(cartridge.end_bytes)
+        starts = [bisect_left(range(count), at, key=cartridge.offset_bytes) for at in limits]
+        return [start - 1 for start in (*starts, count)] if count else []
 
     @property
     def in_early_warning(self) -> bool:

@@ -41,6 +41,10 @@ class MotionModel:
         change = WRAP_CHANGE_S if start_wrap != end_wrap else 0.0
         return self._personality.motion_start_s + along + change
 
+    def wrap_limits(self, end_bytes: int) -> range:
+        """Where wraps end, as far as that lies before `end_bytes`."""
+        return range(self._wrap_bytes, end_bytes, self._wrap_bytes)
+
     def load_s(self, *, first: bool = False) -> float:
         """Time to take a cartridge in and thread it; some calibrate on its `first` load."""
         return self._personality.load_s + (self._personality.first_load_s if first else 0.0)

@@ -40,6 +40,7 @@ from tapefs.scsi.ssc import LocateDestination as LocateDestination
 from tapefs.scsi.ssc import PositionForm as PositionForm
 from tapefs.scsi.ssc import Read6 as Read6
 from tapefs.scsi.ssc import ReadBlockLimits as ReadBlockLimits
+from tapefs.scsi.ssc import ReadEndOfWrapPosition as ReadEndOfWrapPosition
 from tapefs.scsi.ssc import ReadPosition as ReadPosition
 from tapefs.scsi.ssc import ReportDensitySupport as ReportDensitySupport
 from tapefs.scsi.ssc import Rewind as Rewind
@@ -141,6 +142,7 @@ _UNPACKERS: Final[dict[int, Callable[[bytes], Command]]] = {
     0x91: lambda cdb: Space16(SpaceCode(cdb[1] & 0x0F), _signed(cdb, 4, 12)),
     0x92: _unpack_locate16,
     0xA0: lambda cdb: ReportLuns(_int(cdb, 6, 10), cdb[2]),
+    0xA3: ReadEndOfWrapPosition.unpack,
 }
 
 # The top three bits of an operation code are its group, which fixes the length (SPC-4).

@@ -15,12 +15,18 @@ from tapefs.scsi.command import (
     REWIND_TIMEOUT_S,
     TRANSFER_TIMEOUT_S,
     Direction,
+    InvalidField,
     Motion,
     Plain,
+    UnknownCommand,
     be,
 )
+from tapefs.scsi.wraps import WRAP_REPORT_BYTES
 
 READ_BLOCK_LIMITS_BYTES: Final = 6
+MAINTENANCE_IN: Final = 0xA3
+_VENDOR_ACTION: Final = 0x1F
+_END_OF_WRAP: Final = 0x45
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +251,35 @@ class ReportDensitySupport(Plain):
 
     def pack(self) -> bytes:
         return bytes((0x44, self.media, 0, 0, 0, 0, 0)) + be(self.allocation_bytes, 2) + b"\0"
+
+
+@dataclass(frozen=True, slots=True)
+class ReadEndOfWrapPosition(Plain):
+    """READ END OF WRAP POSITION, all wraps: MAINTENANCE IN of LTO-7 and later (IBM LTO-8 SCSI
+    reference; in no edition of SSC).
+    """
+
+    name: ClassVar[str] = "READ END OF WRAP POSITION"
+    direction: ClassVar[Direction] = Direction.IN
+    allocation_bytes: int = WRAP_REPORT_BYTES
+
+    @property
+    def transfer_length_bytes(self) -> int:
+        return self.allocation_bytes
+
+    def pack(self) -> bytes:
+        report_all = 0x02
+        head = bytes((MAINTENANCE_IN, _VENDOR_ACTION, _END_OF_WRAP, report_all, 0, 0))
+        return head + be(self.allocation_bytes, 4) + bytes(2)
+
+    @classmethod
+    def unpack(cls, cdb: bytes) -> ReadEndOfWrapPosition:
+        """Raises UnknownCommand for other service actions, InvalidField for the short form."""
+        if (cdb[1] & 0x1F, cdb[2]) != (_VENDOR_ACTION, _END_OF_WRAP):
+            raise UnknownCommand(f"service action {cdb[1] & 0x1F:#x}/{cdb[2]:#x} is not known")
+        if cdb[3:6] != b"\x02\0\0":
+            raise InvalidField("only the positions of all wraps can be asked for")
+        return cls(int.from_bytes(cdb[6:10], "big"))
 
 
 @dataclass(frozen=True, slots=True)
