@@ -57,13 +57,15 @@ class Done:
     stderr: str
 
 
-def run(words: Sequence[str | Path], *, env: dict[str, str] | None = None) -> Done:
+def run(
+    words: Sequence[str | Path], stuck_s: float = STUCK_S, *, env: dict[str, str] | None = None
+) -> Done:
     """Run a command to its end, whatever that is."""
     done = subprocess.run(
         [str(word) for word in words],
         capture_output=True,
         env=env,
-        timeout=STUCK_S,
+        timeout=stuck_s,
         check=False,
         stdin=subprocess.DEVNULL,
     )
