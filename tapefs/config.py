@@ -56,8 +56,9 @@ class Config:
     early_warning_room_bytes: int = 16 * MIB
     # Capacity of the cartridge in bytes where the drive cannot tell it.
     capacity_bytes: int | None = None
-    # Record buffers between the assembly of records and the drive.
-    record_queue_count: int = 16
+    # Record buffers between the assembly of records and the drive. They go round in batches of a
+    # quarter of them: the fewer batches, the less the drive waits for other work of this host.
+    record_queue_count: int = 32
     # Recalled records kept in memory, shared by all readers.
     record_cache_bytes: int = 48 * MIB
     # How far a recall reads ahead of the furthest reader.

@@ -14,8 +14,10 @@ from tapefs.scsi.completion import Completion
 from tapefs.scsi.sense import Sense
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from tapefs.drive.transport import Step
     from tapefs.scsi.cdb import Command
 
 MIB = 1 << 20
@@ -31,11 +33,14 @@ class Wire:
     def __init__(self, target: Target) -> None:
         self.inner = TargetTransport(target)
         self.log: list[Command] = []
-        self._answers: list[tuple[type, deque[Completion | Exception]]] = []
+        self._answers: list[tuple[type, deque[Completion | Exception | None]]] = []
 
-    def answer(self, command: type, *answers: Completion | Sense | Exception) -> None:
-        """The next commands of this class get these answers and do not reach the target."""
-        completions: deque[Completion | Exception] = deque(
+    def answer(self, command: type, *answers: Completion | Sense | Exception | None) -> None:
+        """The next commands of this class get these answers and do not reach the target.
+
+        In place of None one does.
+        """
+        completions: deque[Completion | Exception | None] = deque(
             Completion(False, sense=a) if isinstance(a, Sense) else a for a in answers
         )
         self._answers.append((command, completions))
@@ -47,8 +52,17 @@ class Wire:
                 answer = answers.popleft()
                 if isinstance(answer, Exception):
                     raise answer
-                return answer
+                if answer is not None:
+                    return answer
         return await self.inner.execute(command, data)
+
+    async def execute_each(self, steps: Sequence[Step]) -> list[Completion]:
+        ended: list[Completion] = []
+        for command, data in steps:
+            ended.append(await self.execute(command, data))
+            if not ended[-1].good:
+                break
+        return ended
 
     @property
     def lost(self) -> bool:

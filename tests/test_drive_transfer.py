@@ -237,6 +237,91 @@ async def test_write_protection_found_while_writing_is_remembered(rigs: Rigs) ->
     assert drive.write_protected
 
 
+# Several blocks at once
+
+
+async def numbers_on_tape(drive: TapeDrive) -> list[int]:
+    await drive.rewind()
+    found = []
+    with contextlib.suppress(EndOfData):
+        while True:
+            found.append(await read_number(drive))
+    return found
+
+
+async def test_blocks_written_together_are_blocks_like_others(rigs: Rigs, personality: str) -> None:
+    drive = await rigs(personality).open()
+    await drive.rewind()
+    count, outcome = await drive.write_blocks([record(number) for number in range(5)])
+    assert (count, outcome.early_warning) == (5, False)
+    assert drive.statistics().blocks_written == 5
+    assert drive.statistics().bytes_written == 5 * RECORD_BYTES
+    if drive.capabilities.read_position:
+        assert (await drive.position()).block == 5
+    await drive.write_filemarks(0)
+    assert await numbers_on_tape(drive) == [0, 1, 2, 3, 4]
+
+
+async def test_what_only_informs_does_not_write_a_block_twice(rigs: Rigs) -> None:
+    rig = rigs()
+    drive = await rig.open()
+    await drive.rewind()
+    told = Sense(SenseKey.UNIT_ATTENTION, 0x2A, 0x01)
+    rig.wire.answer(c.Write6, None, told, None, told, told)
+    assert (await drive.write_blocks([record(number) for number in range(4)]))[0] == 4
+    assert await numbers_on_tape(drive) == [0, 1, 2, 3]
+
+
+async def test_early_warning_ends_a_batch_behind_the_block_that_met_it(
+    rigs: Rigs, personality: str
+) -> None:
+    drive = await rigs(personality, capacity_bytes=8 * MIB).open()
+    await drive.rewind()
+    blocks = [record(1, 65536) for _ in range(7)]
+    written = 0
+    while True:
+        count, outcome = await drive.write_blocks(blocks)
+        written += count
+        if outcome.early_warning:
+            break
+        assert count == 7
+    assert (await drive.position()).early_warning
+    if drive.capabilities.read_position:
+        assert (await drive.position()).block == written
+    alone = await rigs(personality, capacity_bytes=8 * MIB).open()
+    await alone.rewind()
+    for _ in range(written - 1):
+        assert not (await alone.write_block(blocks[0])).early_warning
+    assert (await alone.write_block(blocks[0])).early_warning
+
+
+async def test_the_blocks_before_a_refusal_are_counted(rigs: Rigs) -> None:
+    rig = rigs()
+    drive = await rig.open()
+    await drive.rewind()
+    rig.wire.answer(c.Write6, None, None, Sense(SenseKey.DATA_PROTECT, 0x27))
+    with pytest.raises(WriteProtectedCondition):
+        await drive.write_blocks([record(number) for number in range(5)])
+    assert len(rig.wire.sent(c.Write6)) == 3
+    assert drive.statistics().blocks_written == 2
+    assert await drive.position() == TapePosition(2, 0, 2)
+    assert await numbers_on_tape(drive) == [0, 1]
+
+
+async def test_a_batch_in_which_a_block_fails_leaves_the_position_unknown(rigs: Rigs) -> None:
+    rig = rigs()
+    drive = await rig.open()
+    for failure in (Sense(SenseKey.MEDIUM_ERROR, 0x0C), DriveFailed("the wire broke")):
+        await drive.rewind()
+        rig.wire.forget()
+        rig.wire.answer(c.Write6, None, failure)
+        with pytest.raises((MediumError, DriveFailed)):
+            await drive.write_blocks([record(number) for number in range(3)])
+        assert len(rig.wire.sent(c.Write6)) == 2
+        with pytest.raises(PositionUnknown):
+            await drive.write_blocks([record(0)])
+
+
 # The end of the tape
 
 

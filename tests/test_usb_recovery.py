@@ -132,6 +132,20 @@ async def test_a_command_that_comes_through_forgives(rig: Rig, assert_logs: Asse
     assert rig.server.reset_count == 0
 
 
+async def test_what_came_through_before_it_in_a_batch_forgives_too(
+    rig: Rig, assert_logs: AssertLogs
+) -> None:
+    assert_logs(r"usb.reset_recovery .*command=WRITE\(6\)", count=3)
+    for number in range(3):
+        rig.plan(FaultPoint.STATUS, FaultEffect.SILENCE, skip_count=1)
+        with pytest.raises(DriveFailed, match=r"^WRITE\(6\) failed on the USB wire"):
+            await rig.transport.execute_each(
+                [(Rewind(), None), (Write6(RECORD_BYTES), RECORD), (TestUnitReady(), None)]
+            )
+        assert rig.server.executed == ["REWIND", "WRITE(6)"] * (number + 1)
+    assert rig.server.reset_count == 0
+
+
 async def test_a_class_reset_that_fails_is_followed_by_a_port_reset(
     rig: Rig, assert_logs: AssertLogs
 ) -> None:

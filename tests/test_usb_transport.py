@@ -137,6 +137,30 @@ async def test_a_failure_brings_its_sense_in_the_same_hop(
     assert rig.device.violations == []
 
 
+async def test_commands_given_together_take_one_hop_and_end_at_the_first_failure(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hops: list[object] = []
+    run = rig.endpoints.run
+
+    async def counted(work: Callable[[], object]) -> object:
+        hops.append(work)
+        if len(hops) == 2:
+            rig.server.refuse = [NOT_READY]
+        return await run(work)
+
+    monkeypatch.setattr(rig.endpoints, "run", counted)
+    write = (Write6(RECORD_BYTES), RECORD)
+    ends = await rig.transport.execute_each([write, write, (Rewind(), None)])
+    assert [end.good for end in ends] == [True, True, True]
+    ends = await rig.transport.execute_each([write, (Rewind(), None)])
+    assert [end.sense for end in ends] == [NOT_READY]
+    assert len(hops) == 2
+    assert rig.server.executed[3:] == ["WRITE(6)", "REQUEST SENSE"]
+    assert rig.server.records == [RECORD.tobytes()] * 2
+    assert rig.device.violations == []
+
+
 async def test_every_command_has_a_tag_of_its_own(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

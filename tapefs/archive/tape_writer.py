@@ -7,6 +7,7 @@ between, the tape is looked at again before the next append.
 
 from __future__ import annotations
 
+import itertools
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
     from tapefs.entries import Entry, TapeFile
     from tapefs.volume.tail import Tail
 
-# Records filled per visit to the worker thread.
-_RECORDS_PER_HOP: Final = 4
+# Batches of records that exist at one time: one is filled, one written, others wait.
+_BATCHES: Final = 4
 _ZSTD_LEVEL: Final = 3
 
 
@@ -131,18 +132,16 @@ class TapeWriter:
         """
         started = trio.current_time()
         self._progress = AppendProgress()
-        send, receive = trio.open_memory_channel["array[int] | None"](
-            self._config.record_queue_count
-        )
+        send, receive = trio.open_memory_channel["list[array[int]] | None"](_BATCHES - 2)
+        count = max(1, self._config.record_queue_count // _BATCHES)
 
         async def assemble() -> None:
             async with send:
                 # Nobody receives any more: the job has failed, and `submit` raises why.
                 with suppress(trio.BrokenResourceError):
                     try:
-                        while batch := await trio.to_thread.run_sync(_take, records):
-                            for record in batch:
-                                await send.send(record)
+                        while batch := await trio.to_thread.run_sync(_take, records, count):
+                            await send.send(batch)
                     except OSError as exc:
                         raise StateUnusable(f"the spool cannot be read: {exc}") from exc
                     await send.send(None)
@@ -167,7 +166,7 @@ class TapeWriter:
     async def _write(
         self,
         drive: TapeDrive,
-        receive: trio.MemoryReceiveChannel[array[int] | None],
+        receive: trio.MemoryReceiveChannel[list[array[int]] | None],
         start: TapeAddress,
     ) -> None:
         scheduler = self._scheduler
@@ -318,23 +317,18 @@ async def measure_room(
 
 
 async def _until_complete(
-    receive: trio.MemoryReceiveChannel[array[int] | None],
-) -> AsyncGenerator[array[int], None]:
-    """Records up to the sentinel. A stream that just ends was not assembled to its end."""
-    async for record in receive:
-        if record is None:
+    receive: trio.MemoryReceiveChannel[list[array[int]] | None],
+) -> AsyncGenerator[list[array[int]], None]:
+    """Batches up to the sentinel. A stream that just ends was not assembled to its end."""
+    async for batch in receive:
+        if batch is None:
             return
-        yield record
+        yield batch
     raise NotFinalized("the segment could not be assembled; see the log, and try sync again")
 
 
-def _take(records: Iterator[array[int]]) -> list[array[int]]:
-    batch: list[array[int]] = []
-    for record in records:
-        batch.append(record)
-        if len(batch) == _RECORDS_PER_HOP:
-            break
-    return batch
+def _take(records: Iterator[array[int]], count: int) -> list[array[int]]:
+    return list(itertools.islice(records, count))
 
 
 def _root_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:

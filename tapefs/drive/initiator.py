@@ -31,9 +31,9 @@ from tapefs.scsi.sense import (
 
 if TYPE_CHECKING:
     from array import array
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
-    from tapefs.drive.transport import Transport
+    from tapefs.drive.transport import Step, Transport
     from tapefs.scsi.cdb import Command
     from tapefs.scsi.completion import Completion
 
@@ -117,21 +117,40 @@ class Initiator:
         a refusal (unknown command, write protection); so does any failure of the transport,
         which raises. Conditions with reaction SUCCESS or RESULT leave the counter to the caller.
         """
-        if self._doubt is not None and command.moves_medium:
-            raise check_condition(self._doubt, command.name)
+        completions, condition = await self.perform_each([(command, data)])
+        return completions[-1], condition
+
+    async def perform_each(
+        self, steps: Sequence[Step]
+    ) -> tuple[list[Completion], CheckCondition | None]:
+        """`perform` for one step after the other, up to the first that has something to report.
+
+        Returns the ends of the steps carried out, and what the last of them had to report.
+        """
+        ended: list[Completion] = []
         attempt = 0
         while True:
-            attempt += 1
+            self._refuse_in_doubt(steps[len(ended) :])
             try:
-                completion = await self._transport.execute(command, data)
+                completions = await self._transport.execute_each(steps[len(ended) :])
             except BaseException:
                 self.counter.lose()
                 raise
-            if completion.good:
-                return completion, None
-            condition = self._judge(command, completion)
+            ended += completions
+            if completions[-1].good:
+                return ended, None
+            attempt = attempt + 1 if len(completions) == 1 else 1
+            command = steps[len(ended) - 1][0]
+            condition = self._judge(command, completions[-1])
             if not await self._is_passed(command, condition, attempt):
-                return completion, condition
+                return ended, condition
+            del ended[-1]
+
+    def _refuse_in_doubt(self, steps: Sequence[Step]) -> None:
+        if self._doubt is not None:
+            for command, _ in steps:
+                if command.moves_medium:
+                    raise check_condition(self._doubt, command.name)
 
     async def run(self, command: Command, data: array[int] | bytes | None = None) -> Completion:
         """Like `perform`, but everything that is not a success raises as CheckCondition."""

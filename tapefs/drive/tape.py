@@ -50,7 +50,7 @@ from tapefs.scsi.sense import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tapefs.drive.health import DriveHealth
     from tapefs.drive.probe import DriveIdentity
@@ -327,17 +327,37 @@ class TapeDrive(TapeMotion):
         end (`sense.information`: bytes missing, earlier blocks in the buffer included), and
         DeferredError when an earlier block was lost.
         """
-        self._demand_position()
-        count, length = self._block_count(data), len(data)
-        fixed = bool(self.block_bytes)
-        command = Write6(count if fixed else length, fixed=fixed, block_bytes=self.block_bytes)
-        _, condition = await self._initiator.perform(command, data)
-        outcome = _WRITTEN if condition is None else self._write_outcome(condition)
-        self._counter.pass_records(count)
-        statistics = self._initiator.statistics
-        statistics.blocks_written += count
-        statistics.bytes_written += len(data)
+        _, outcome = await self.write_blocks([data])
         return outcome
+
+    async def write_blocks(self, blocks: Sequence[array[int]]) -> tuple[int, WriteOutcome]:
+        """`write_block` for each of `blocks`, with no pause in between in which the drive waits.
+
+        Returns how many were written, all or those up to the first that came with early warning,
+        and the outcome of the last. Raises like `write_block`; unless the position is unknown
+        then, those before the one that failed are counted.
+        """
+        self._demand_position()
+        steps = [(self._write_command(data), data) for data in blocks]
+        ends, condition = await self._initiator.perform_each(steps)
+        written = len(ends)
+        try:
+            outcome = _WRITTEN if condition is None else self._write_outcome(condition)
+        except BaseException:
+            written -= 1
+            raise
+        finally:
+            statistics = self._initiator.statistics
+            for data in blocks[:written]:
+                count = self._block_count(data)
+                self._counter.pass_records(count)
+                statistics.blocks_written += count
+                statistics.bytes_written += len(data)
+        return written, outcome
+
+    def _write_command(self, data: array[int]) -> Write6:
+        count, fixed = self._block_count(data), bool(self.block_bytes)
+        return Write6(count if fixed else len(data), fixed=fixed, block_bytes=self.block_bytes)
 
     async def write_filemarks(self, count: int) -> WriteOutcome:
         """Write `count` filemarks, and return when all that was written before is on tape too.

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from array import array
+    from collections.abc import Sequence
 
     from tapefs.scsi.cdb import Command
     from tapefs.scsi.completion import Completion
+
+# A command, and its data as `Transport.execute` takes it.
+Step: TypeAlias = "tuple[Command, array[int] | bytes | None]"
 
 
 class Transport(Protocol):
@@ -25,6 +29,14 @@ class Transport(Protocol):
         CONDITION is a normal return; REQUEST SENSE has been done in the same step. Raises
         DriveGone and DriveFailed when the wire fails: nothing is known then about what the
         command did.
+        """
+        ...
+
+    async def execute_each(self, steps: Sequence[Step]) -> list[Completion]:
+        """`execute` for one step after the other, up to the first that is not GOOD, that included.
+
+        Every command is as whole as with `execute`; what is saved is the way back to the caller
+        in between. There must be a step. Raises as `execute`: nothing is known then of any step.
         """
         ...
 

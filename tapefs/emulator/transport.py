@@ -17,6 +17,7 @@ from tapefs.scsi.sense import Sense, SenseKey, check_condition
 
 if TYPE_CHECKING:
     from array import array
+    from collections.abc import Sequence
 
     from tapefs.emulator.target import Target
     from tapefs.scsi.cdb import Command
@@ -57,6 +58,17 @@ class TargetTransport:
             return completion
         finally:
             self._busy = False
+
+    async def execute_each(
+        self, steps: Sequence[tuple[Command, array[int] | bytes | None]]
+    ) -> list[Completion]:
+        """Carry out one command after the other, up to the first that is not GOOD."""
+        ended: list[Completion] = []
+        for command, data in steps:
+            ended.append(await self.execute(command, data))
+            if not ended[-1].good:
+                break
+        return ended
 
     @property
     def lost(self) -> bool:

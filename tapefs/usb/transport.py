@@ -55,7 +55,7 @@ from tapefs.usb.bot import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tapefs.scsi.command import Command
 
@@ -173,15 +173,26 @@ class BotTransport:
         been executed, and the position is unknown. Nothing is ever sent a second time. ValueError
         when `data` does not fit the command. Cancelled before anything was sent, or not at all.
         """
+        return (await self.execute_each([(command, data)]))[0]
+
+    async def execute_each(
+        self, steps: Sequence[tuple[Command, array[int] | bytes | None]]
+    ) -> list[Completion]:
+        """Carry out one command after the other in one visit to the thread, as `execute` does.
+
+        Up to the first that ends in CHECK CONDITION, that included; its sense is fetched before
+        anything else is sent. There must be a step. What `execute` raises is about one of the
+        steps, and leaves open which of those before were executed.
+        """
         if self._under_way is not None and self._overlap_guard:
             raise OverlappedCommand(
-                f"{command.name} was given to the drive while {self._under_way} was under way; "
+                f"{steps[0][0].name} was given to the drive while {self._under_way} was under way; "
                 "this is a bug in tapefs, please report it"
             )
-        buffer = self._checked(command, data)
-        self._under_way = command.name
+        checked = [(command, self._checked(command, data)) for command, data in steps]
+        self._under_way = checked[0][0].name
         try:
-            return await self._carry(command, buffer)
+            return await self._carry(checked)
         finally:
             self._under_way = None
 
@@ -212,24 +223,34 @@ class BotTransport:
             raise ValueError(f"{command.name} needs an array of {length} bytes to fill")
         return data
 
-    async def _carry(self, command: Command, buffer: array[int] | None) -> Completion:
+    async def _carry(self, steps: Sequence[tuple[Command, array[int] | None]]) -> list[Completion]:
         try:
-            completion = await self._endpoints.run(partial(self._perform, command, buffer))
+            ended = await self._endpoints.run(partial(self._perform_each, steps))
         except DriveGone as exc:
             raise self._give_up(
-                DriveGone(f"the drive vanished during {command.name}; plug it in again")
+                DriveGone(f"the drive vanished during {self._under_way}; plug it in again")
             ) from exc
         except (WireFailed, DriveBusy, NoDrive) as exc:
+            name = self._under_way or ""
             with trio.CancelScope(shield=True):
-                await self._recover(command.name, exc)
+                await self._recover(name, exc)
             raise WireReset(
-                f"{command.name} failed on the USB wire ({exc}); the wire was reset and the "
+                f"{name} failed on the USB wire ({exc}); the wire was reset and the "
                 "position on tape is unknown; check cable and power, then try again"
             ) from exc
-        self._recovery_count = 0
-        return completion
+        return ended
 
     # In the worker thread.
+
+    def _perform_each(self, steps: Sequence[tuple[Command, array[int] | None]]) -> list[Completion]:
+        ended: list[Completion] = []
+        for command, buffer in steps:
+            self._under_way = command.name
+            ended.append(self._perform(command, buffer))
+            self._recovery_count = 0
+            if not ended[-1].good:
+                break
+        return ended
 
     def _perform(self, command: Command, buffer: array[int] | None) -> Completion:
         length = command.transfer_length_bytes

@@ -175,22 +175,25 @@ class AppendProgress:
 
 async def append(
     drive: TapeDrive,
-    records: AsyncIterator[array[int]],
+    batches: AsyncIterator[list[array[int]]],
     buffers: RecordBuffers,
     progress: AppendProgress,
 ) -> None:
-    """Write `records` and a synchronising filemark. The head must stand at the end of data.
+    """Write records and a synchronising filemark. The head must stand at the end of data.
 
     When this returns, everything is on tape. Raises EndOfMedium, MediumError, DriveGone, ...:
     then some of it may be there, and the tape file is torn.
     """
-    async for record in records:
-        outcome = await drive.write_block(record)
-        buffers.give_back(record)
-        progress.records_written += 1
-        if outcome.early_warning and not progress.early_warning:
-            progress.early_warning = True
-            telemetry.event(telemetry.EARLY_WARNING, logging.INFO)
+    async for records in batches:
+        while records:
+            count, outcome = await drive.write_blocks(records)
+            for record in records[:count]:
+                buffers.give_back(record)
+            progress.records_written += count
+            records = records[count:]  # noqa: PLW2901 - those behind early warning
+            if outcome.early_warning and not progress.early_warning:
+                progress.early_warning = True
+                telemetry.event(telemetry.EARLY_WARNING, logging.INFO)
     outcome = await drive.write_filemarks(1)
     progress.early_warning |= outcome.early_warning
 
