@@ -71,6 +71,8 @@ class Config:
     drive_poll_s: float = 2.0
     # A drive that nobody uses is asked this often whether it is still there.
     drive_check_s: float = 10.0
+    # Drive and cartridge are asked how they are this often, when nobody wants them; 0: never.
+    health_s: float = 300.0
     # Recalls served in a row before a waiting archive burst gets its turn.
     recalls_before_archive: int = 64
     # Archive jobs in a row before a waiting recall gets its turn while the spool is nearly full.

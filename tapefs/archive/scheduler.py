@@ -60,11 +60,17 @@ class Lookout(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LaneStatistics:
-    """Counters since the start and what runs now."""
+    """Counters since the start and what runs now.
+
+    `since_s`, of trio's clock: when the running job began, or the last one ended. `recall_blocks`:
+    where the recalls that wait start, in the order in which they came.
+    """
 
     jobs_done: dict[str, int]
     running: str | None
     waiting: dict[str, int]
+    since_s: float
+    recall_blocks: tuple[int, ...]
 
 
 @dataclass(eq=False, slots=True)
@@ -84,6 +90,7 @@ class Scheduler:
 
     `spool_pressed` is asked before each choice whether the spool is above its high water mark.
     `on_away` is told whenever the lane goes away, finds out more about why, or is back (None).
+    `after_job` sees the drive when a job has ended; it must send it nothing.
     """
 
     def __init__(
@@ -99,10 +106,12 @@ class Scheduler:
         self._clock_ns = clock_ns
         self.spool_pressed: Callable[[], bool] = lambda: False
         self.on_away: Callable[[Away | None], None] = lambda _: None
+        self.after_job: Callable[[TapeDrive], None] = lambda _: None
         self._queue: list[_Job] = []
         self._arrived = trio.Event()
         self._running: _Job | None = None
         self._turns = Turns()
+        self._since_s = 0.0
         self._done: dict[JobKind, int] = dict.fromkeys(JobKind, 0)
         self.head_block: int | None = None
         self.away: Away | None = None
@@ -121,7 +130,9 @@ class Scheduler:
             waiting[job.waiting.kind.value] += 1
         running = self._running.waiting.kind.value if self._running else None
         done = {kind.value: count for kind, count in self._done.items()}
-        return LaneStatistics(done, running, waiting)
+        blocks = (job.waiting.block for job in self._queue if job.waiting.kind is JobKind.RECALL)
+        recall_blocks = tuple(block for block in blocks if block is not None)
+        return LaneStatistics(done, running, waiting, self._since_s, recall_blocks)
 
     def others_waiting(self) -> bool:
         """True when a job is queued behind the running one. For jobs that may end early.
@@ -170,6 +181,7 @@ class Scheduler:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve jobs until cancelled. A job in progress is finished first."""
+        self._since_s = trio.current_time()
         task_status.started()
         try:
             while True:
@@ -224,16 +236,17 @@ class Scheduler:
 
     async def _run_one(self, job: _Job) -> None:
         kind = job.waiting.kind
-        self._running = job
+        self._running, self._since_s = job, trio.current_time()
         try:
             with trio.CancelScope(deadline=math.inf, shield=True):
                 # The waiter gets whatever the job raised; the lane itself must survive it.
                 job.result = await outcome.acapture(job.work, self._drive)
         finally:
-            self._running = None
+            self._running, self._since_s = None, trio.current_time()
             self._done[kind] += 1
             if not self._is_asked_again(job):
                 job.done.set()
+        self.after_job(self._drive)
 
     def _is_asked_again(self, job: _Job) -> bool:
         """Whether the job goes back to the queue, because the drive was lost under it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import trio
 
 from tapefs import control, telemetry
 from tapefs.archive.catalogs import make_directory
+from tapefs.archive.health import HealthKeeper
 from tapefs.archive.mounted import closing_volume, open_volume
 from tapefs.archive.tape_attributes import TapeAttributes
 from tapefs.config import Config, parse_options
@@ -114,10 +116,19 @@ class _Mount:
             generation=self._request.generation,
         )
         with closing_volume(volume):
-            service = MountService(self._request.mountpoint, opened, volume)
-            await self._live(volume, service)
+            health = HealthKeeper(
+                volume.scheduler,
+                directory,
+                opened.drive.identity,
+                self._config.health_s,
+                time.time_ns,
+            )
+            service = MountService(self._request.mountpoint, opened, volume, health)
+            await self._live(volume, health, service)
 
-    async def _live(self, volume: MountedVolume, service: MountService) -> None:
+    async def _live(
+        self, volume: MountedVolume, health: HealthKeeper, service: MountService
+    ) -> None:
         """Run until unmounted and finalized. Raises NotFinalized when the tape lacks something."""
         request = self._request
         async with trio.open_nursery() as nursery:
@@ -126,11 +137,12 @@ class _Mount:
                 control.serve, control.socket_path(request.mountpoint), service
             )
             nursery.start_soon(self._end_on_signal)
+            await nursery.start(health.run)
             try:
                 with self._serving:
                     await self._serve(volume, service)
                 with trio.CancelScope(shield=True):
-                    await self._finalize(volume, service)
+                    await self._finalize(volume, health, service)
             finally:
                 with trio.CancelScope(shield=True):
                     await server.finish()
@@ -165,12 +177,16 @@ class _Mount:
 
         await serve(operations, self._request.mountpoint, options, on_ready)
 
-    async def _finalize(self, volume: MountedVolume, service: MountService) -> None:
+    async def _finalize(
+        self, volume: MountedVolume, health: HealthKeeper, service: MountService
+    ) -> None:
         """Bring everything to tape and tell the service how it went."""
         service.unmounting()
         self._report_last({"event": "unmounting", "message": "unmounted, finalizing the tape"})
         try:
             await service.showing_progress(volume.finalize, self._report_last)
+            # What the drive has to say of this mount; afterwards it is forgotten.
+            await health.look()
         except TapefsError as error:
             telemetry.event(telemetry.SEGMENT_FAILED, logging.ERROR, reason=error)
             service.finalized(error)

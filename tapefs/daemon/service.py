@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import os
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from tapefs.archive.generations import generations_answer
-from tapefs.archive.verify import Scope, counts
+from tapefs.archive.verify import Scope
+from tapefs.daemon.status import status_document
 from tapefs.entries import ROOT_INO
 from tapefs.errors import NotFinalized, NotMounted, TapefsError, UsageError
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
+    from tapefs.archive.health import HealthKeeper
     from tapefs.archive.mounted import MountedVolume
     from tapefs.daemon.drives import OpenedDrive
 
@@ -38,10 +39,17 @@ _STATES: Final = {
 class MountService:
     """Status, sync and the wait for the end. Satisfies `control.Service` and `fuse`'s Service."""
 
-    def __init__(self, mountpoint: Path, opened: OpenedDrive, volume: MountedVolume) -> None:
+    def __init__(
+        self,
+        mountpoint: Path,
+        opened: OpenedDrive,
+        volume: MountedVolume,
+        health: HealthKeeper,
+    ) -> None:
         self._mountpoint = mountpoint
         self._opened = opened
         self._volume = volume
+        self._health = health
         self._ended = trio.Event()
         self._unmounting = False
         self._verifying: set[trio.CancelScope] = set()
@@ -49,76 +57,8 @@ class MountService:
 
     def status(self) -> dict[str, Any]:
         """Everything `tapefs status` shows, as JSON types; never waits."""
-        volume = self._volume
-        identity = self._opened.drive.identity
-        archiver = volume.archiver.statistics()
-        away = volume.scheduler.away
-        recall = volume.recall.statistics()
-        rate = archiver.tape_bytes / archiver.tape_s if archiver.tape_s else 0.0
-        return {
-            "mountpoint": str(self._mountpoint),
-            "volume": volume.label.name,
-            "uuid": str(volume.label.volume_uuid),
-            "pid": os.getpid(),
-            "mode": "read-write" if volume.writable else "read-only",
-            "generation": volume.generation,
-            "state": "away" if away else self._doing(),
-            "problem": volume.contents.admission.closed_reason
-            or volume.contents.admission.stuck_reason,
-            "away_since": away.since if away else None,
-            "all_on_tape": not volume.catalog.owes_tape(),
-            "drive": {
-                "name": self._opened.name,
-                "vendor": identity.vendor,
-                "product": identity.product,
-                "serial": identity.serial,
-                "virtual": self._opened.virtual,
-            },
-            "tape": {
-                "record_bytes": volume.label.record_bytes,
-                "position_block": volume.scheduler.head_block,
-                "end_of_data_block": volume.view.expected_end().block,
-                "capacity_bytes": volume.account.total_bytes,
-                "written_bytes": volume.account.written_bytes,
-                "free_bytes": None
-                if volume.account.total_bytes is None
-                else volume.account.free_bytes(),
-            },
-            "spool": {
-                "used_bytes": volume.spool.used_bytes,
-                "limit_bytes": volume.spool.limit_bytes,
-                "not_on_tape_bytes": volume.account.pending_bytes,
-                "not_on_tape_files": volume.account.pending_count,
-            },
-            "since_mount": {
-                "segments": archiver.segments,
-                "checkpoints": archiver.checkpoints,
-                "written_bytes": archiver.tape_bytes,
-                "rate_bytes_per_s": round(rate),
-                "recalls": recall.runs,
-                "records_read": recall.records_read,
-                "checksum_mismatches": recall.mismatches,
-                "reads_waiting": recall.waiting,
-            },
-            "verification": self._verification(),
-        }
-
-    def _verification(self) -> dict[str, Any]:
-        volume = self._volume
-        outlines = (file for file in volume.view.outlines() if counts(file))
-        summary = volume.verifications.summary(outlines)
-        return {
-            "proven_good": _moment(summary.proven_good_ns),
-            "last_verified": _moment(summary.last_ns),
-            "verified_tape_files": summary.verified_count,
-            "unverified_tape_files": summary.unverified_count,
-            "damaged_places": summary.damage_count,
-            "damaged_bytes": summary.damaged_bytes,
-        }
-
-    def _doing(self) -> str:
-        state = self._volume.archiver.statistics().state
-        return state if state != "idle" else self._volume.scheduler.statistics().running or state
+        document = status_document(self._mountpoint, self._opened, self._volume, self._health)
+        return {**document, "unmounting": self._unmounting}
 
     def generations(self) -> dict[str, Any]:
         """The checkpoints on this tape, as JSON types; never waits."""
@@ -226,10 +166,3 @@ class MountService:
                 }
             )
             await trio.sleep(_PROGRESS_S)
-
-
-def _moment(time_ns: int | None) -> str | None:
-    """`time_ns` since the epoch for people and scripts, to the second."""
-    if time_ns is None:
-        return None
-    return dt.datetime.fromtimestamp(time_ns // 10**9, dt.UTC).isoformat()

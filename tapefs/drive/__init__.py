@@ -6,6 +6,9 @@ is (USB, the emulated target) is chosen by the daemon; nothing here knows.
 
 from __future__ import annotations
 
+from tapefs.drive.activity import Activity as Activity
+from tapefs.drive.activity import Motion as Motion
+from tapefs.drive.health import DriveHealth as DriveHealth
 from tapefs.drive.initiator import DriveStatistics as DriveStatistics
 from tapefs.drive.position import PositionMismatch as PositionMismatch
 from tapefs.drive.position import PositionUnknown as PositionUnknown

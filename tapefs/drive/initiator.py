@@ -10,7 +10,10 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import trio
+
 from tapefs import telemetry
+from tapefs.drive.activity import Activity
 from tapefs.drive.position import PositionCounter
 from tapefs.errors import MalformedData
 from tapefs.scsi.sense import (
@@ -18,6 +21,8 @@ from tapefs.scsi.sense import (
     CheckCondition,
     DeferredError,
     DriveAdvice,
+    HardwareError,
+    MediumError,
     ModeParametersChanged,
     OverlappedCommands,
     Reaction,
@@ -61,6 +66,8 @@ class DriveStatistics:
     check_conditions: int = 0
     recovered_errors: int = 0
     unit_attentions: int = 0
+    # Medium and hardware errors, and what the drive wants of the operator.
+    failures: int = 0
 
 
 class Initiator:
@@ -71,12 +78,21 @@ class Initiator:
     says that the medium has been looked at again.
     """
 
-    __slots__ = ("_doubt", "_reselect", "_transport", "counter", "in_session", "statistics")
+    __slots__ = (
+        "_doubt",
+        "_reselect",
+        "_transport",
+        "activity",
+        "counter",
+        "in_session",
+        "statistics",
+    )
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self._doubt: Sense | None = None
         self._reselect: Callable[[], Awaitable[None]] | None = None
+        self.activity = Activity()
         self.counter = PositionCounter()
         self.statistics = DriveStatistics()
         self.in_session = False
@@ -130,12 +146,15 @@ class Initiator:
         ended: list[Completion] = []
         attempt = 0
         while True:
-            self._refuse_in_doubt(steps[len(ended) :])
+            left = steps[len(ended) :]
+            self._refuse_in_doubt(left)
+            self.activity.begin(left[0][0], trio.current_time())
             try:
-                completions = await self._transport.execute_each(steps[len(ended) :])
+                completions = await self._transport.execute_each(left)
             except BaseException:
                 self.counter.lose()
                 raise
+            self._note_activity(left, completions)
             ended += completions
             if completions[-1].good:
                 return ended, None
@@ -145,6 +164,12 @@ class Initiator:
             if not await self._is_passed(command, condition, attempt):
                 return ended, condition
             del ended[-1]
+
+    def _note_activity(self, steps: Sequence[Step], completions: Sequence[Completion]) -> None:
+        now_s = trio.current_time()
+        for (command, data), completion in zip(steps, completions, strict=False):
+            sent = 0 if data is None or not completion.good else len(data)
+            self.activity.end(command, len(completion.data) or sent, now_s)
 
     def _refuse_in_doubt(self, steps: Sequence[Step]) -> None:
         if self._doubt is not None:
@@ -175,6 +200,8 @@ class Initiator:
         self.statistics.check_conditions += 1
         if isinstance(condition, Recovered):
             self.statistics.recovered_errors += 1
+        if isinstance(condition, MediumError | HardwareError | DriveAdvice):
+            self.statistics.failures += 1
         if command.moves_medium and not _tells_position(condition):
             self.counter.lose()
         return condition

@@ -52,6 +52,7 @@ from tapefs.scsi.sense import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from tapefs.drive.activity import Activity
     from tapefs.drive.health import DriveHealth
     from tapefs.drive.probe import DriveIdentity
     from tapefs.drive.transport import Transport
@@ -115,6 +116,11 @@ class TapeDrive(TapeMotion):
     async def aclose(self) -> None:
         """Close the transport. Nothing is flushed or rewound."""
         await self._initiator.aclose()
+
+    @property
+    def activity(self) -> Activity:
+        """What the drive is at, and how fast. May be asked at any time, by anybody."""
+        return self._initiator.activity
 
     def statistics(self) -> DriveStatistics:
         """A copy of the counters since `open`."""
