@@ -34,7 +34,12 @@ _READING_FOR: Final = {
     JobKind.MAINTENANCE.value: "verifying",
     JobKind.CONTROL.value: "positioning",
 }
-_BEGINNING: Final = {**_READING_FOR, JobKind.ARCHIVE.value: "writing"}
+_BEGINNING: Final = {
+    **_READING_FOR,
+    JobKind.ARCHIVE.value: "writing",
+    # A question about its health, which takes no time, or a verification that begins.
+    JobKind.MAINTENANCE.value: "idle",
+}
 
 
 def status_document(
@@ -47,6 +52,7 @@ def status_document(
     recall = volume.recall.statistics()
     rate = archiver.tape_bytes / archiver.tape_s if archiver.tape_s else 0.0
     admission = volume.contents.admission
+    lane = _lane(opened, volume)
     return {
         "mountpoint": str(mountpoint),
         "volume": volume.label.name,
@@ -54,7 +60,7 @@ def status_document(
         "pid": os.getpid(),
         "mode": "read-write" if volume.writable else "read-only",
         "generation": volume.generation,
-        "state": "away" if away else _doing(volume),
+        "state": lane["state"] if away or archiver.state == "idle" else archiver.state,
         "problem": admission.closed_reason or admission.stuck_reason,
         "away_since": away.since if away else None,
         "all_on_tape": not volume.catalog.owes_tape(),
@@ -65,7 +71,7 @@ def status_document(
             "serial": identity.serial,
             "virtual": opened.virtual,
         },
-        "lane": _lane(opened, volume),
+        "lane": lane,
         "tape": _tape(volume),
         "spool": {
             "used_bytes": volume.spool.used_bytes,
@@ -96,11 +102,6 @@ def _health(keeper: HealthKeeper) -> dict[str, Any]:
         **document,
         "alerts": [{**alert, "last": _moment(alert["last"])} for alert in document["alerts"]],
     }
-
-
-def _doing(volume: MountedVolume) -> str:
-    state = volume.archiver.statistics().state
-    return state if state != "idle" else volume.scheduler.statistics().running or state
 
 
 def _lane(opened: OpenedDrive, volume: MountedVolume) -> dict[str, Any]:
