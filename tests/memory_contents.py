@@ -88,9 +88,6 @@ class MemoryContents:
         content.extend(bytes(size - len(content)))
         self._changed(ino, size)
 
-    async def flush(self, ino: int) -> None:
-        assert self.open_counts[ino] > 0
-
     async def fsync(self, ino: int) -> None:
         self.synced.append(ino)
 

@@ -366,7 +366,6 @@ class User:
         if self._handles:
             handle = next(iter(self._handles))
             del self._handles[handle]
-            await self._ask(0, self._operations.flush(handle))
             await self._ask(0, self._operations.release(handle))
 
     async def write(self) -> None:

@@ -33,7 +33,7 @@ from tapefs.fuse.operations import Operations
 from tapefs.fuse.request_wait import TurnLock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
     from pathlib import Path
 
     from pyfuse3 import RequestContext
@@ -141,7 +141,7 @@ class TestGuard:
             for name, value in vars(Operations).items()
             if callable(value) and not name.startswith("_") and name not in ("init", "finish")
         }
-        assert len(handlers) == 28
+        assert len(handlers) == 27
         unguarded = [name for name, value in handlers.items() if not hasattr(value, "__wrapped__")]
         assert unguarded == []
 
@@ -341,22 +341,55 @@ async def test_a_volume_that_became_read_only_refuses_open_files_too(rig: Rig) -
     assert await rig.operations.read(handle, 0, 6) == b"before"
 
 
-async def test_the_turn_lock_hands_over_in_order_and_survives_cancellation() -> None:
-    lock, order = TurnLock(), list[int]()
+@pytest.fixture
+async def turn_lock() -> AsyncIterator[TurnLock]:
+    lock = TurnLock()
+    trio.lowlevel.add_instrument(lock)
+    yield lock
+    trio.lowlevel.remove_instrument(lock)
+
+
+async def test_the_turn_lock_hands_over_in_order_and_survives_cancellation(
+    turn_lock: TurnLock,
+) -> None:
+    order = list[int]()
 
     async def take(number: int) -> None:
-        async with lock:
+        async with turn_lock:
             order.append(number)
             await trio.lowlevel.checkpoint()
 
     async with trio.open_nursery() as nursery:
-        await lock.__aenter__()
+        await turn_lock.__aenter__()
         for number in range(3):
             nursery.start_soon(take, number)
             await trio.testing.wait_all_tasks_blocked()
         with trio.move_on_after(0) as scope:
             await take(99)
         assert scope.cancelled_caught
-        await lock.__aexit__(None, None, None)
+        await turn_lock.__aexit__(None, None, None)
     await take(3)
     assert order == [0, 1, 2, 3]
+
+
+async def test_who_had_the_last_turn_has_the_next_unless_it_waits(turn_lock: TurnLock) -> None:
+    order = list[str]()
+
+    async def take_two(name: str, between: Callable[[], Awaitable[None]]) -> None:
+        for _ in range(2):
+            async with turn_lock:
+                order.append(name)
+            await between()
+
+    async def at_once() -> None:
+        pass
+
+    async with trio.open_nursery() as nursery, turn_lock:
+        for name, between in (
+            ("waits", trio.lowlevel.checkpoint),
+            ("does not", at_once),
+            ("ends", at_once),
+        ):
+            nursery.start_soon(take_two, name, between)
+            await trio.testing.wait_all_tasks_blocked()
+    assert order == ["waits", "does not", "does not", "ends", "ends", "waits"]

@@ -720,8 +720,7 @@ class TestLifeOfAMount:
         assert mount.contents.open_counts == {}
         with pytest.raises(OSError, match="Errno"):
             await client(os.write, fd, b"x")
-        with pytest.raises(OSError, match="Errno"):
-            await client(os.close, fd)
+        await client(os.close, fd)
 
     async def test_cancellation_lets_requests_under_way_finish(self, mount: Mount) -> None:
         await client(write, mount.path / "a", b"content")
@@ -741,8 +740,7 @@ class TestLifeOfAMount:
             mount.contents.gates[ino].set()
         await mount.ended.wait()
         assert answers == [b"content"]
-        with pytest.raises(OSError, match="Errno"):
-            await client(os.close, fd)
+        await client(os.close, fd)
 
     async def test_many_waiting_reads_stop_nobody_else(self, mount: Mount) -> None:
         """The kernel's default of 12 background requests would stop the thirteenth reader."""

@@ -90,7 +90,6 @@ class User:
         await contents.open(ino, write=True)
         for start in range(0, len(data), 1 << 20):
             await contents.write(ino, offset + start, data[start : start + (1 << 20)])
-        await contents.flush(ino)
         await contents.release(ino, write=True)
         return ino
 

@@ -129,7 +129,6 @@ class Program:
         contents = self.user.volume.contents
         await contents.open(ino, write=True)
         await self.write_open(ino, data, offset)
-        await contents.flush(ino)
         await contents.release(ino, write=True)
 
     async def write_open(self, ino: int, data: bytes, offset: int) -> None:

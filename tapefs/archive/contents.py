@@ -305,12 +305,6 @@ class Contents:
 
     # -- making it last
 
-    async def flush(self, ino: int) -> None:
-        """close(2) of one descriptor: let the catalog know the size and times."""
-        file = self._files.get(ino)
-        if file is not None and file.unsaved:
-            self.save(file)
-
     async def fsync(self, ino: int) -> None:
         """Bytes, name and metadata of `ino` survive kill -9 and power loss from here on (P2).
 

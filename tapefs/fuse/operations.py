@@ -75,9 +75,6 @@ class Contents(Protocol):
     async def truncate(self, ino: int, size: int) -> None:
         """Cut or extend with zeros; the file need not be open."""
 
-    async def flush(self, ino: int) -> None:
-        """A descriptor was closed; others may be open."""
-
     async def fsync(self, ino: int) -> None:
         """Returns when content, attributes and names of the inode are durable. `ino` may be a
         directory: then there is no content, and the names in it are what counts."""
@@ -420,9 +417,8 @@ class Operations(pyfuse3.Operations):
             self._drop_privileges(handle.ino, by_privileged=handle.privileged)
         return written
 
-    @answers_later
-    async def flush(self, fh: int) -> None:
-        await self._contents.flush(self.references.handle(fh).ino)
+    # No handler for FLUSH: nothing is held back until close(2), and once told so the kernel saves
+    # the request.
 
     @answers_later
     async def release(self, fh: int) -> None:

@@ -15,7 +15,6 @@ import trio
 
 from tapefs import telemetry
 from tapefs.errors import MountpointUnusable
-from tapefs.fuse import request_wait
 from tapefs.fuse.mountpoint import (
     SUBTYPE,
     detach_dead_mount,
@@ -24,6 +23,7 @@ from tapefs.fuse.mountpoint import (
     require_fuse,
 )
 from tapefs.fuse.negotiation import Negotiation
+from tapefs.fuse.request_wait import taking_turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -81,24 +81,22 @@ async def serve(
     require_fuse(allow_other="allow_other" in options)
     resolved = prepare_mountpoint(mountpoint)
     negotiation = Negotiation()
-    _mount(operations, resolved, options, negotiation)
-    try:
-        await _answer_requests(operations, resolved, on_ready, requests_max)
-    finally:
-        negotiation.close()
-        # No-op after an external umount; a lazy unmount otherwise.
-        pyfuse3.close(unmount=True)
-        with trio.CancelScope(shield=True):
-            await operations.finish()
-        # An aborted connection (/sys/fs/fuse/connections/N/abort) leaves the mount in place.
-        detach_dead_mount(resolved)
-        telemetry.event(telemetry.MOUNT_ENDED, mountpoint=resolved)
+    with taking_turns(negotiation):
+        _mount(operations, resolved, options)
+        try:
+            await _answer_requests(operations, resolved, on_ready, requests_max)
+        finally:
+            negotiation.close()
+            # No-op after an external umount; a lazy unmount otherwise.
+            pyfuse3.close(unmount=True)
+            with trio.CancelScope(shield=True):
+                await operations.finish()
+            # An aborted connection (/sys/fs/fuse/connections/N/abort) leaves the mount in place.
+            detach_dead_mount(resolved)
+            telemetry.event(telemetry.MOUNT_ENDED, mountpoint=resolved)
 
 
-def _mount(
-    operations: Operations, mountpoint: Path, options: frozenset[str], negotiation: Negotiation
-) -> None:
-    request_wait.install(negotiation)
+def _mount(operations: Operations, mountpoint: Path, options: frozenset[str]) -> None:
     try:
         pyfuse3.init(operations, str(mountpoint), set(options))
     except RuntimeError as exc:
