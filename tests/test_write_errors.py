@@ -345,7 +345,7 @@ async def test_everything_is_on_tape_although_it_cannot_be_rewound(tmp_path: Pat
             armed.append(True)
             await user.volume.finalize()
             assert user.volume.clean
-            assert "could not be rewound" in user.volume.archiver.remarks[0]
+            assert "could not be rewound" in user.volume.archiver.migration.remarks[0]
 
 
 async def test_a_file_that_grows_while_it_is_archived_has_no_hash(tmp_path: Path) -> None:

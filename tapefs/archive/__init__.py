@@ -25,7 +25,7 @@ the archiver or a verification starts through `trio.to_thread`, each one at a ti
 Code between two awaits in the trio thread is the critical section: nobody else runs there. Adding
 an await inside one of these breaks it, so look twice before doing that:
 
-    Archiver._one_segment    the end of an epoch, the snapshot of it and the note that a burst
+    Migration._one_segment   the end of an epoch, the snapshot of it and the note that a burst
                              began must be one moment
     Contents.write           admission waits; what is read of the inode after it must be read again
     Confirmation._hand_over  a range becomes clean in `Contents` and an extent in the catalog

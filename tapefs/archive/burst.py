@@ -1,4 +1,4 @@
-"""What goes into one segment: chosen and assembled from a snapshot, in a worker thread.
+"""What goes into one segment: assembled from a snapshot, in a worker thread.
 
 The snapshot is the catalog at one moment, so what a segment says is consistent whatever users do
 meanwhile. File *content* is read from the spool as it is when its turn comes; bytes written after
@@ -11,13 +11,11 @@ everything else, so a file that moved is at both places for a moment rather than
 
 from __future__ import annotations
 
-import os
 import stat
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
-from tapefs.archive.capacity import MEMBER_OVERHEAD_BYTES
 from tapefs.archive.ranges import RangeSet
+from tapefs.archive.spool_content import SpoolContent
 from tapefs.entries import (
     ROOT_INO,
     Inode,
@@ -34,6 +32,7 @@ if TYPE_CHECKING:
     from array import array
     from collections.abc import Callable, Iterator
 
+    from tapefs.archive.selection import Limits, Selection
     from tapefs.archive.spool import Spool
     from tapefs.catalog import Snapshot, Staged
     from tapefs.volume.segment import SegmentBuilder
@@ -50,70 +49,6 @@ _KINDS: Final = {
     stat.S_IFCHR: MemberKind.CHARACTER_DEVICE,
     stat.S_IFBLK: MemberKind.BLOCK_DEVICE,
 }
-
-
-@dataclass(slots=True)
-class Selection:
-    """The files whose content goes into a segment, in order, and whether more are waiting."""
-
-    inos: list[int] = field(default_factory=list)
-    content_bytes: int = 0
-    cut_short: bool = False
-    # Something waits that is larger than the room on tape.
-    does_not_fit: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one segment may hold, and which files are let in.
-
-    `everything` takes open and unsettled files too (sync, unmount). `parts_of_open` takes the
-    written parts of files that are still open, because the spool is filling up. `room_bytes` is set
-    when the tape may not have room for more than what changed: then nothing else is written, and
-    what does not fit is left out. A file that still lacks more than
-    `cut_bytes_max` when the segment must end early is not finished.
-    """
-
-    bytes_max: int
-    members_max: int
-    room_bytes: int | None
-    cut_bytes_max: int
-    settled_before_ns: int
-    everything: bool
-    parts_of_open: bool
-    part_bytes_min: int
-    open_for_writing: frozenset[int]
-
-
-def select(snapshot: Snapshot, limits: Limits, after_ino: int) -> Selection:
-    """Choose files with content for tape, in the order of inode numbers (that of creation)."""
-    selection = Selection()
-    for row in snapshot.dirty_staged():
-        if row.ino <= after_ino or not _admitted(row, limits):
-            continue
-        full = selection.content_bytes >= limits.bytes_max
-        if full or len(selection.inos) >= limits.members_max:
-            selection.cut_short = True
-            break
-        if not snapshot.links(row.ino):
-            continue
-        size = sum(end - start for start, end in row.dirty)
-        taken = selection.content_bytes + (len(selection.inos) + 1) * MEMBER_OVERHEAD_BYTES
-        if limits.room_bytes is not None and taken + size > limits.room_bytes:
-            selection.does_not_fit = True
-            continue
-        selection.inos.append(row.ino)
-        selection.content_bytes += size
-    return selection
-
-
-def _admitted(row: Staged, limits: Limits) -> bool:
-    if limits.everything:
-        return True
-    if row.ino in limits.open_for_writing:
-        dirty_bytes = sum(end - start for start, end in row.dirty)
-        return limits.parts_of_open and dirty_bytes >= limits.part_bytes_min
-    return row.touched_ns <= limits.settled_before_ns
 
 
 class Burst:
@@ -190,7 +125,7 @@ class Burst:
             return
         path = member_path(self._path(*links[0]), ino)
         xattrs = snapshot.xattrs(ino)
-        with _SpoolContent(self._spool, row) as content:
+        with SpoolContent(self._spool, row) as content:
             whole = self._is_whole(inode, row)
             if whole:
                 member = self._member(inode, path, xattrs, size=inode.size)
@@ -224,7 +159,7 @@ class Burst:
         row: Staged,
         path: bytes,
         xattrs: dict[bytes, bytes],
-        content: _SpoolContent,
+        content: SpoolContent,
     ) -> Iterator[array[int]]:
         # The inode comes first: applying it cuts at the size, then the extents are laid over.
         builder.log(self._entry(inode, xattrs, None, None))
@@ -237,7 +172,7 @@ class Burst:
             self.entry_count += 1
 
     def _content(
-        self, builder: SegmentBuilder, member: Member, note: MemberNote, content: _SpoolContent
+        self, builder: SegmentBuilder, member: Member, note: MemberNote, content: SpoolContent
     ) -> Iterator[array[int]]:
         """One file member; gives up when the segment must end and too much of it is missing."""
         end_bytes = builder.position_bytes + member.size
@@ -466,32 +401,6 @@ class Burst:
             xxh128,
             xattrs,
         )
-
-
-class _SpoolContent:
-    """A file's bytes as the spool has them; what is not there is a hole."""
-
-    def __init__(self, spool: Spool, row: Staged) -> None:
-        self._resident = RangeSet(row.resident)
-        self._fd = os.open(spool.path(row.ino), os.O_RDONLY) if row.resident else -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-
-    def fill(self, space: memoryview, offset: int) -> None:
-        """Fill `space` with the bytes from `offset` on; zeros where the spool has none."""
-        end = offset + len(space)
-        if not self._resident.covers(offset, end):
-            space[:] = bytes(len(space))
-        for start, stop in self._resident.within(offset, end):
-            piece = space[start - offset : stop - offset]
-            while piece and (length := os.preadv(self._fd, [piece], start)):
-                piece, start = piece[length:], start + length  # noqa: PLW2901
-            piece[:] = bytes(len(piece))  # a local file that power loss cut short
 
 
 def _hashes(builder: SegmentBuilder) -> tuple[bytes, bytes]:

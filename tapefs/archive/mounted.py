@@ -126,7 +126,7 @@ class MountedVolume:
         Raises what kept it from that; what is missing on tape is in the spool then.
         """
         if not self.writable:
-            await self.archiver.rewind()
+            await self.archiver.migration.rewind()
             self.clean = True
             return
         self.catalog.commit(durable=True)

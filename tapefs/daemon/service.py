@@ -79,7 +79,9 @@ class MountService:
             )
         archiver = self._volume.archiver
         last = self._volume.view.last_tape_file()
-        warning = {"warning": "; ".join(archiver.remarks)} if archiver.remarks else {}
+        warning = (
+            {"warning": "; ".join(archiver.migration.remarks)} if archiver.migration.remarks else {}
+        )
         return {
             "volume": self._volume.label.name,
             "written_bytes": archiver.statistics().tape_bytes,

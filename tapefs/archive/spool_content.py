@@ -1,0 +1,38 @@
+"""Reading a file's bytes from the spool while it is archived."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Self
+
+from tapefs.archive.ranges import RangeSet
+
+if TYPE_CHECKING:
+    from tapefs.archive.spool import Spool
+    from tapefs.catalog import Staged
+
+
+class SpoolContent:
+    """A file's bytes as the spool has them; what is not there is a hole."""
+
+    def __init__(self, spool: Spool, row: Staged) -> None:
+        self._resident = RangeSet(row.resident)
+        self._fd = os.open(spool.path(row.ino), os.O_RDONLY) if row.resident else -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    def fill(self, space: memoryview, offset: int) -> None:
+        """Fill `space` with the bytes from `offset` on; zeros where the spool has none."""
+        end = offset + len(space)
+        if not self._resident.covers(offset, end):
+            space[:] = bytes(len(space))
+        for start, stop in self._resident.within(offset, end):
+            piece = space[start - offset : stop - offset]
+            while piece and (length := os.preadv(self._fd, [piece], start)):
+                piece, start = piece[length:], start + length  # noqa: PLW2901
+            piece[:] = bytes(len(piece))  # a local file that power loss cut short
