@@ -49,6 +49,7 @@ class ExitCode(enum.IntEnum):
     NOT_FINALIZED = 19
     UNPLUGGED = 20
     DAMAGE_FOUND = 21
+    INCOMPLETE = 22
     INTERRUPTED = 130
 
 
@@ -236,6 +237,13 @@ class DamageFound(TapefsError):
 
     fault = Fault.MEDIUM
     exit_code = ExitCode.DAMAGE_FOUND
+
+
+class Incomplete(TapefsError):
+    """What was asked for was done, but for some things, which were named."""
+
+    fault = Fault.OPERATOR
+    exit_code = ExitCode.INCOMPLETE
 
 
 class FilesystemError(TapefsError):

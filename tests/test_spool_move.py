@@ -308,7 +308,7 @@ async def test_what_an_interrupted_move_left_half_named_is_never_written_into(
     with monkeypatch.context() as patched:
         unlink = os.unlink
 
-        def dying_after_a_link(name: bytes, **options: int) -> None:
+        def dying_after_a_link(name: bytes | str, **options: int) -> None:
             if isinstance(name, bytes) and (target / "top").exists():
                 raise Death
             unlink(name, **options)

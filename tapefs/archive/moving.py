@@ -272,7 +272,11 @@ class _Mover:
 
     def _set_attributes(self, inode: Inode, directory: int, name: bytes) -> None:
         xattrs = self._catalog.xattrs(inode.ino)
-        placement.set_attributes(inode, xattrs, directory, name, self._remark)
+
+        def remark(text: str) -> None:
+            self._remark(text.format(os.fsdecode(name)))
+
+        placement.set_attributes(inode, xattrs, directory, name, remark)
 
     def _remark(self, text: str) -> None:
         if text not in self.moved.remarks:

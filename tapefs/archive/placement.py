@@ -12,6 +12,8 @@ import stat
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
+from tapefs.entries import printable
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -135,21 +137,22 @@ def set_attributes(
 ) -> None:
     """Owner, extended attributes, permissions and times of `inode` for `name`.
 
-    `remark` is told, in a sentence, what this user or this filesystem cannot keep.
+    `remark` is told what this user or this filesystem cannot keep: a sentence with `{}` where the
+    name belongs.
     """
     place = f"/proc/self/fd/{directory}/".encode() + name
-    what = os.fsdecode(name)
     try:
         os.chown(name, inode.uid, inode.gid, dir_fd=directory, follow_symlinks=False)
     except PermissionError:
-        remark(f"the owner of {what} could not be set; run the command as root for that")
+        remark("the owner of {} could not be set; run the command as root for that")
     for key, value in dict(xattrs).items():
         try:
             os.setxattr(place, key, value, follow_symlinks=False)
         except OSError as exc:
             if exc.errno not in _REFUSED_XATTRS:
                 raise
-            remark(f"attribute {os.fsdecode(key)} of {what} could not be set there")
+            key_text = printable(key).replace("{", "{{").replace("}", "}}")
+            remark(f"attribute {key_text} of {{}} could not be set there")
     if not stat.S_ISLNK(inode.mode):
         os.chmod(name, stat.S_IMODE(inode.mode), dir_fd=directory)
     times = (inode.atime_ns, inode.mtime_ns)

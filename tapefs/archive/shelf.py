@@ -146,21 +146,29 @@ def usage(volume: KnownVolume, path: bytes) -> Iterator[Usage]:
         yield Usage(at, catalog.totals(found.inode.ino))
 
 
+def clean_path(path: bytes) -> bytes:
+    """`path` from a volume's root on, as it is written in a catalog: without `.`, `..`, slashes."""
+    return posixpath.normpath(b"/" + path).lstrip(b"/")
+
+
+def no_such_path(volume_name: str, path: bytes) -> UsageError:
+    """What to say when the volume has nothing at `path`."""
+    return UsageError(
+        f"volume '{volume_name}' has no '{printable(path)}'; "
+        f"'tapefs find' looks for names on all volumes"
+    )
+
+
 def _opened(volume: KnownVolume) -> ShelfCatalog:
     return ShelfCatalog.open(volume.live_path, volume.view_path)
 
 
 def _resolved(catalog: ShelfCatalog, volume: KnownVolume, path: bytes) -> tuple[bytes, Named]:
     """Where `path` leads without following symlinks, and what is there."""
-    clean = posixpath.normpath(b"/" + path).lstrip(b"/")
-    found = catalog.root()
-    for name in filter(None, clean.split(b"/")):
-        found = catalog.named(found.inode.ino, name) if found else None
+    clean = clean_path(path)
+    found = catalog.at(clean)
     if found is None:
-        raise UsageError(
-            f"volume '{volume.name}' has no '{printable(clean)}'; "
-            f"'tapefs find' looks for names on all volumes"
-        )
+        raise no_such_path(volume.name, clean)
     return clean, found
 
 

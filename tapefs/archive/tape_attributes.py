@@ -69,11 +69,11 @@ class TapeAttributes:
         return str(self._contents.state(inode.ino).value).encode()
 
     def _tape_file(self, inode: Inode) -> bytes | None:
-        extent = self._first_extent(inode)
+        extent = self._catalog.first_extent(inode.ino)
         return b"%d" % extent.sequence if extent else None
 
     def _start_block(self, inode: Inode) -> bytes | None:
-        extent = self._first_extent(inode)
+        extent = self._catalog.first_extent(inode.ino)
         tape_file = self._view.tape_file(extent.sequence) if extent else None
         if extent is None or tape_file is None:
             return None
@@ -85,11 +85,7 @@ class TapeAttributes:
         return self._geometry.record_address(sequence, first_block, record).block
 
     def _partition(self, inode: Inode) -> bytes | None:
-        return _PARTITION if self._first_extent(inode) else None
-
-    def _first_extent(self, inode: Inode) -> Extent | None:
-        """Where the lowest byte of the content that is on tape stands."""
-        return next(iter(self._catalog.extents(inode.ino)), None)
+        return _PARTITION if self._catalog.first_extent(inode.ino) else None
 
     def _sha256(self, inode: Inode) -> bytes | None:
         return inode.sha256.hex().encode() if inode.sha256 else None

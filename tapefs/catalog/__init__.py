@@ -2,13 +2,14 @@
 
 `TapeView` is what the tape says, `Catalog` what users see and what this host still owes the tape,
 `Snapshot` a frozen view of the latter for the archiver, `ShelfCatalog` the one for everybody else;
-`Verifications` what was read back and
-found right or wrong.
+`Verifications` what was read back and found right or wrong, `RecallOrder` what a recall into a
+directory has to do.
 """
 
 from tapefs.catalog.database import remove_database
 from tapefs.catalog.live import Catalog
 from tapefs.catalog.namespace import NoSuchInode
+from tapefs.catalog.recall_order import Item, RecallOrder
 from tapefs.catalog.rows import Counts, Staged, VolumeSettings
 from tapefs.catalog.shelf import Named, ShelfCatalog, Totals, Wanted
 from tapefs.catalog.snapshot import Snapshot
@@ -19,8 +20,10 @@ from tapefs.catalog.verifications import Verifications
 __all__ = [
     "Catalog",
     "Counts",
+    "Item",
     "Named",
     "NoSuchInode",
+    "RecallOrder",
     "ShelfCatalog",
     "Snapshot",
     "Staged",

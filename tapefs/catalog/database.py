@@ -248,7 +248,7 @@ def remove_database(path: Path) -> None:
     The log goes first: a log that is left beside a new file of the same name would be replayed
     into it.
     """
-    for suffix in ("-wal", "-shm", ".lock", ""):
+    for suffix in ("-journal", "-wal", "-shm", ".lock", ""):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 

@@ -148,6 +148,13 @@ class Namespace:
         )
         return row[0] if row else None
 
+    def first_extent(self, ino: int) -> Extent | None:
+        """Where the lowest byte of a file that is on tape stands, or None."""
+        row = self._database.first(
+            f"SELECT {EXTENT_COLUMNS} FROM extent WHERE ino = ? ORDER BY offset LIMIT 1", (ino,)
+        )
+        return Extent(*row) if row else None
+
     def extents(self, ino: int, offset: int = 0, length: int | None = None) -> list[Extent]:
         """The extents that touch [offset, offset + length) of a file, in order, not cut to it.
 

@@ -107,6 +107,13 @@ class ShelfCatalog(Namespace):
         )
         return _named(row) if row else None
 
+    def at(self, path: bytes) -> Named | None:
+        """What `path`, from the root on without `.` and `..`, leads to; no symlink is followed."""
+        found = self.root()
+        for name in filter(None, path.split(b"/")):
+            found = self.named(found.inode.ino, name) if found else None
+        return found
+
     def listing(self, parent: int) -> Iterator[Named]:
         """The names in directory `parent`, sorted by their bytes."""
         name = b""

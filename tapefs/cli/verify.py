@@ -6,10 +6,9 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from tapefs.cli import arguments as shared
-from tapefs.cli import mountpoints
+from tapefs.cli import mountpoints, places
 from tapefs.cli.terminal import Table, named_rows
 from tapefs.errors import DamageFound, NotMounted, UsageError
-from tapefs.fuse.mountpoint import FILESYSTEM_TYPE, mount_at
 
 if TYPE_CHECKING:
     import argparse
@@ -77,15 +76,12 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 def mount_holding(path: Path) -> Path:
     """The mountpoint of tapefs that `path` (resolved) lies in. Raises NotMounted."""
-    for place in (path, *path.parents):
-        mount = mount_at(place)
-        if mount is not None:
-            if mount.filesystem_type == FILESYSTEM_TYPE:
-                return place
-            break
-    raise NotMounted(
-        f"{path} is neither a drive nor in a mount of tapefs; a drive is {shared.DRIVE_HELP}"
-    )
+    mountpoint = places.holding_mount(path)
+    if mountpoint is None:
+        raise NotMounted(
+            f"{path} is neither a drive nor in a mount of tapefs; a drive is {shared.DRIVE_HELP}"
+        )
+    return mountpoint
 
 
 def _ask_mount(what: str, scope: str, terminal: Terminal) -> dict[str, Any]:

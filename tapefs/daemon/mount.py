@@ -89,7 +89,7 @@ class _Mount:
                 label = await read_label(opened.drive)
                 await self._run_volume(opened, label)
         except BaseExceptionGroup as group:
-            raise _single_cause(group) from group
+            raise single_cause(group) from group
 
     def _progress(self, phase: str, message: str) -> None:
         self._report({"event": "progress", "phase": phase, "message": message})
@@ -110,7 +110,7 @@ class _Mount:
             directory,
             self._config,
             self._report,
-            boot_id=_BOOT_ID.read_text().strip(),
+            boot_id=boot_id(),
             read_only_reason=reason,
             reopen=opened.reopen,
             generation=self._request.generation,
@@ -208,7 +208,12 @@ class _Mount:
                 self._serving.cancel()
 
 
-def _single_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def boot_id() -> str:
+    """What tells this run of the kernel from any other."""
+    return _BOOT_ID.read_text().strip()
+
+
+def single_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """What to tell when a group of tasks failed: the first error of ours, else the first."""
     flat = [exc for exc in leaves_of(group) if not isinstance(exc, trio.Cancelled)]
     known = [exc for exc in flat if isinstance(exc, TapefsError)]
