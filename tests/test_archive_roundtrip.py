@@ -18,7 +18,7 @@ import trio
 from crash_rig import logs_expected
 from volume_rig import Rig, dump
 
-from tapefs.archive import archiver
+from tapefs.archive import migration
 from tapefs.archive.contents import FileState
 from tapefs.archive.tree import Tree
 from tapefs.config import Config
@@ -523,7 +523,7 @@ async def test_a_journal_that_cannot_be_read_again_leaves_its_files_dirty(
         if reads == 2:
             raise StateUnusable("the journal cannot be read")
 
-    monkeypatch.setattr(archiver, "read_entries", unreliable)
+    monkeypatch.setattr(migration, "read_entries", unreliable)
     data = content(6, 300_000)
     async with rig.mounted() as user:
         await user.write("file", data)
