@@ -73,6 +73,8 @@ class Config:
     drive_check_s: float = 10.0
     # Drive and cartridge are asked how they are this often, when nobody wants them; 0: never.
     health_s: float = 300.0
+    # A file for Prometheus with the mount's figures, absolute; None: none.
+    metrics: str | None = None
     # Recalls served in a row before a waiting archive burst gets its turn.
     recalls_before_archive: int = 64
     # Archive jobs in a row before a waiting recall gets its turn while the spool is nearly full.
@@ -139,6 +141,18 @@ def _option_name(field: str) -> str:
     return field.replace("_bytes_", "_")
 
 
+def _permissions(name: str, value: str) -> int:
+    if not re.fullmatch("[0-7]{1,4}", value) or int(value, 8) > 0o777:
+        raise UsageError(f"mount option {name} takes an octal number like 022, not '{value}'")
+    return int(value, 8)
+
+
+def _absolute(name: str, value: str) -> str:
+    if not value.startswith("/") or value.endswith("/"):
+        raise UsageError(f"mount option {name} takes the path of a file, not '{value}'")
+    return value
+
+
 def _parse_value(name: str, field: str, value: str | None) -> object:
     if field == "allow_other":
         return value in (None, "1", "true", "yes", "on")
@@ -150,12 +164,12 @@ def _parse_value(name: str, field: str, value: str | None) -> object:
                 f"mount option {name} takes '{words[0]}' or '{words[1]}', not '{value}'"
             )
         return value
+    if field == "metrics":
+        return _absolute(name, value)
     if "_bytes" in field:
         return parse_bytes(value)
     if field == "umask":
-        if not re.fullmatch("[0-7]{1,4}", value) or int(value, 8) > 0o777:
-            raise UsageError(f"mount option umask takes an octal number like 022, not '{value}'")
-        return int(value, 8)
+        return _permissions(name, value)
     try:
         number = float(value) if field.endswith("_s") or field == "spool_high_water" else int(value)
     except ValueError as exc:

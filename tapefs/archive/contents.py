@@ -29,7 +29,7 @@ from tapefs.catalog import Staged
 from tapefs.errors import DataMismatch, FilesystemError, MediumFailed, SpoolFull
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
 
     from tapefs.archive.capacity import CapacityAccount
     from tapefs.archive.spool import Spool
@@ -120,6 +120,10 @@ class Contents:
     def open_for_writing(self) -> frozenset[int]:
         """The files that some handle may still write to."""
         return frozenset(ino for ino, file in self._files.items() if file.writers)
+
+    def in_use(self) -> Iterator[tuple[int, OpenFile]]:
+        """Every file that is open, by its number. For looking at, without an await between."""
+        return iter(self._files.items())
 
     def dirty_in_use_count(self) -> int:
         """How many files with content for tape some handle may still write to."""

@@ -56,6 +56,7 @@ class RecallStatistics:
     cache_hits: int
     mismatches: int
     waiting: int
+    cached_records: int
 
 
 class _WholeFileCheck:
@@ -118,7 +119,12 @@ class RecallService:
     def statistics(self) -> RecallStatistics:
         """Counters since the mount."""
         return RecallStatistics(
-            self._runs, self._records_read, self._hits, self._mismatches, self._waiting
+            self._runs,
+            self._records_read,
+            self._hits,
+            self._mismatches,
+            self._waiting,
+            len(self._cache),
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from tapefs.config import parse_options
@@ -28,6 +29,7 @@ _NO_MEANING: Final = frozenset(
 )
 _FOR_OTHERS: Final = ("x-", "X-", "comment=", "uhelper=", "helper=")
 _STATE_DIR: Final = "state_dir="
+_METRICS: Final = "metrics="
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,10 @@ def tell_apart(text: str) -> MountWords:
             flags.append(item)
         elif item.startswith(_STATE_DIR):
             state_dir = item.removeprefix(_STATE_DIR)
+        elif item.startswith(_METRICS) and item != _METRICS:
+            # The daemon changes its directory.
+            path = Path(item.removeprefix(_METRICS)).expanduser().absolute()
+            settings.append(f"{_METRICS}{path}")
         elif item not in _NO_MEANING and not item.startswith(_FOR_OTHERS):
             settings.append(item)
     parse_options(",".join(settings))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tapefs.cli import arguments as shared
 from tapefs.cli import mountpoints
 from tapefs.cli.terminal import Table, named_rows
-from tapefs.errors import NotMounted
+from tapefs.errors import NotMounted, UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -28,6 +28,10 @@ def add_parser(commands: shared.Commands) -> None:
         example="tapefs status /mnt/tape --json",
     )
     parser.add_argument("mountpoint", metavar="MOUNTPOINT", nargs="?")
+    forms = parser.add_mutually_exclusive_group()
+    forms.add_argument(
+        "--metrics", action="store_true", help="print figures for Prometheus (OpenMetrics text)"
+    )
 
 
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
@@ -35,6 +39,8 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     # The control module brings trio; `tapefs --help` does without.
     from tapefs import control  # noqa: PLC0415
 
+    if arguments.metrics:
+        return _print_metrics(arguments)
     if arguments.mountpoint is not None:
         with control.Connection(mountpoints.real(arguments.mountpoint)) as connection:
             status = connection.status()
@@ -45,6 +51,22 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
         raise NotMounted("no tape of this user is mounted; 'tapefs mount --help' shows how")
     parts = [table for status in statuses for table in tables(status)]
     terminal.answer({"mounts": statuses}, *parts)
+    return 0
+
+
+def _print_metrics(arguments: argparse.Namespace) -> int:
+    """OpenMetrics text; with no mount its end mark alone, which is an answer as well."""
+    from tapefs import control  # noqa: PLC0415 - see run
+    from tapefs.control.openmetrics import openmetrics  # noqa: PLC0415 - see run
+
+    if arguments.json:
+        raise UsageError("--metrics is a format of its own: leave out --json")
+    if arguments.mountpoint is None:
+        statuses = list(control.all_statuses())
+    else:
+        with control.Connection(mountpoints.real(arguments.mountpoint)) as connection:
+            statuses = [connection.status()]
+    print(openmetrics(statuses), end="")
     return 0
 
 

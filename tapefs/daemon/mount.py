@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import signal
 import time
@@ -19,7 +20,9 @@ from tapefs.archive.mounted import closing_volume, open_volume
 from tapefs.archive.tape_attributes import TapeAttributes
 from tapefs.config import Config, parse_options
 from tapefs.daemon.drives import OpenedDrive, open_drive, require_medium
+from tapefs.daemon.metrics_file import MetricsFile
 from tapefs.daemon.service import MountService
+from tapefs.daemon.state_dump import dump_on_signal, ignoring_signal
 from tapefs.errors import NotFinalized, TapefsError, leaves_of
 from tapefs.fuse.attributes import Presentation
 from tapefs.fuse.mountpoint import prepare_mountpoint, require_fuse
@@ -63,7 +66,8 @@ def run_mount(request: MountRequest, report: Report) -> int:
     more and the tape is being finalized; `finalized`. Raises TapefsError.
     """
     config = parse_options(request.options)
-    trio.run(_Mount(request, config, report).run, strict_exception_groups=True)
+    with ignoring_signal():
+        trio.run(_Mount(request, config, report).run, strict_exception_groups=True)
     return 0
 
 
@@ -75,21 +79,33 @@ class _Mount:
         self._config = config
         self._report = report
         self._serving = trio.CancelScope()
+        self._service: MountService | None = None
 
     async def run(self) -> None:
         """The whole life of the mount."""
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(dump_on_signal, self._state)
+                await self._run()
+                nursery.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            raise single_cause(group) from group
+
+    def _state(self) -> dict[str, Any]:
+        """For SIGUSR1, from the first moment to the last."""
+        parts = {} if self._service is None else self._service.state()
+        return {"config": dataclasses.asdict(self._config), **parts}
+
+    async def _run(self) -> None:
         make_directory(self._request.state_dir)
         require_fuse(allow_other=self._config.allow_other)
         prepare_mountpoint(self._request.mountpoint)
         self._progress("drive", f"opening {self._request.drive}")
-        try:
-            async with open_drive(self._request.drive) as opened:
-                await require_medium(opened, self._report)
-                self._progress("label", "reading the label")
-                label = await read_label(opened.drive)
-                await self._run_volume(opened, label)
-        except BaseExceptionGroup as group:
-            raise single_cause(group) from group
+        async with open_drive(self._request.drive) as opened:
+            await require_medium(opened, self._report)
+            self._progress("label", "reading the label")
+            label = await read_label(opened.drive)
+            await self._run_volume(opened, label)
 
     def _progress(self, phase: str, message: str) -> None:
         self._report({"event": "progress", "phase": phase, "message": message})
@@ -124,6 +140,7 @@ class _Mount:
                 time.time_ns,
             )
             service = MountService(self._request.mountpoint, opened, volume, health)
+            self._service = service
             await self._live(volume, health, service)
 
     async def _live(
@@ -138,6 +155,8 @@ class _Mount:
             )
             nursery.start_soon(self._end_on_signal)
             await nursery.start(health.run)
+            if self._config.metrics:
+                await nursery.start(MetricsFile(Path(self._config.metrics), service.status).run)
             try:
                 with self._serving:
                     await self._serve(volume, service)

@@ -9,7 +9,7 @@ import trio
 
 from tapefs.archive.generations import generations_answer
 from tapefs.archive.verify import Scope
-from tapefs.daemon.status import status_document
+from tapefs.daemon.status import inner_state, status_document
 from tapefs.entries import ROOT_INO
 from tapefs.errors import NotFinalized, NotMounted, TapefsError, UsageError
 
@@ -59,6 +59,10 @@ class MountService:
         """Everything `tapefs status` shows, as JSON types; never waits."""
         document = status_document(self._mountpoint, self._opened, self._volume, self._health)
         return {**document, "unmounting": self._unmounting}
+
+    def state(self) -> dict[str, Any]:
+        """What a bug report needs, by parts; never waits. No name or content of a user's file."""
+        return {**self.status(), **inner_state(self._opened, self._volume)}
 
     def generations(self) -> dict[str, Any]:
         """The checkpoints on this tape, as JSON types; never waits."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import os
 from typing import TYPE_CHECKING, Any, Final
@@ -26,6 +27,8 @@ _CELLS: Final = {TapeFileKind.SEGMENT: "=", TapeFileKind.CHECKPOINT: "|", TapeFi
 _ROOM: Final = "."
 # So many of the recalls that wait are listed.
 _RECALLS_LISTED: Final = 20
+# ... and so many of the open files.
+_FILES_LISTED: Final = 50
 
 # What a job is at while the drive reads for it, or has nothing to do for it yet.
 _READING_FOR: Final = {
@@ -92,6 +95,35 @@ def status_document(
         },
         "verification": _verification(volume),
         "health": _health(health),
+    }
+
+
+def inner_state(opened: OpenedDrive, volume: MountedVolume) -> dict[str, Any]:
+    """What only a developer wants to know: drive, archiver, caches, and which files are open."""
+    drive = opened.drive
+    files = [
+        {
+            "ino": ino,
+            "opens": file.opens,
+            "writers": file.writers,
+            "bytes": file.inode.size,
+            "dirty_ranges": len(file.dirty),
+            "resident_ranges": len(file.resident),
+            "unsaved": file.unsaved,
+        }
+        for ino, file in volume.contents.in_use()
+    ]
+    return {
+        "drive_identity": dataclasses.asdict(drive.identity),
+        "drive_capabilities": dataclasses.asdict(drive.capabilities),
+        "drive_statistics": dataclasses.asdict(drive.statistics()),
+        "drive_lost": drive.lost,
+        "jobs": dataclasses.asdict(volume.scheduler.statistics()),
+        "archiver": dataclasses.asdict(volume.archiver.statistics()),
+        "recall": dataclasses.asdict(volume.recall.statistics()),
+        "account": dataclasses.asdict(volume.account),
+        "open_files_count": len(files),
+        "open_files": files[:_FILES_LISTED],
     }
 
 
