@@ -93,12 +93,12 @@ STATUS: dict[str, Any] = {
 
 def parse(text: str) -> list[Metric]:
     """As Prometheus reads OpenMetrics."""
-    return list(judge.text_string_to_metric_families(text))
+    return list(judge.text_string_to_metric_families(text))  # type: ignore[no-untyped-call]
 
 
 def parse_old(text: str) -> list[Metric]:
     """As the text format was before, and the node exporter reads it."""
-    return list(old_judge.text_string_to_metric_families(text))  # type: ignore[no-untyped-call]
+    return list(old_judge.text_string_to_metric_families(text))
 
 
 def samples(text: str) -> dict[str, list[tuple[dict[str, str], float]]]:
