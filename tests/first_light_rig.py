@@ -13,7 +13,6 @@ import os
 import select
 import shutil
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -267,101 +266,6 @@ def copy_share(into: Path, bytes_max: int, inodes_max: int) -> None:
     assert chosen
     into.mkdir()
     quiet(*RSYNC, *(share / name for name in chosen), f"{into}/")
-
-
-def make_torture_tree(root: Path) -> None:
-    """Everything that a backup must keep and some lose."""
-    root.mkdir(mode=0o750)
-    _make_odd_names(root / "names")
-    _make_links(root / "links")
-    _make_nodes(root / "nodes")
-    _make_attributes(root / "attributes")
-    (root / "empty").touch()
-    (root / "empty directory").mkdir()
-    (root / "large").write_bytes(deterministic_bytes("large", 5 * MIB + 1))
-    with (root / "sparse").open("wb") as file:
-        file.seek(3 * MIB + 5)
-        file.write(b"after the hole")
-        file.truncate(7 * MIB)
-    _set_times(root)
-
-
-def _make_odd_names(root: Path) -> None:
-    root.mkdir()
-    names = [b"\xff not utf-8 \xfe", b"new\nline", b"x" * 255, "ümläut ☃".encode(), b"-rf", b" "]
-    names += [b"back\\slash", b'"quoted"', b"tab\there", b"*?[a]", b"%d", b"a=b", b"~", b".hidden"]
-    names += [b"\\n", b"trailing ", b"colon:name", b"cr\r", b"\x01\x7f", ("é" * 127).encode()]
-    for name in names:
-        Path(os.fsdecode(os.fsencode(root) + b"/" + name)).write_bytes(name)
-        directory = Path(os.fsdecode(os.fsencode(root) + b"/" + name[:250] + b".dir"))
-        directory.mkdir()
-        (directory / "inside").write_bytes(name)
-    deep = root
-    for level in range(12):
-        deep /= f"{level:02d}" + "deep" * 55
-        deep.mkdir()
-        (deep / "file").write_text(f"level {level}")
-
-
-def _make_links(root: Path) -> None:
-    root.mkdir()
-    (root / "one").write_bytes(b"one file, three names\n")
-    (root / "below").mkdir()
-    os.link(root / "one", root / "two")
-    os.link(root / "one", root / "below" / "three")
-    targets = ["one", "/etc/passwd", "nowhere/at all", "../links/below", "t" * 1000, "\udcff\udcfe"]
-    for number, target in enumerate(targets):
-        (root / f"symlink {number}").symlink_to(target)
-    os.lchown(root / "symlink 0", 5, 6)
-    os.link(root / "symlink 0", root / "below" / "linked symlink", follow_symlinks=False)
-
-
-def _make_nodes(root: Path) -> None:
-    root.mkdir()
-    os.mkfifo(root / "fifo", 0o640)
-    os.link(root / "fifo", root / "fifo again")
-    os.mknod(root / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
-    os.mknod(root / "disk", stat.S_IFBLK | 0o660, os.makedev(259, 300))
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(root / "socket"))
-
-
-def _make_attributes(root: Path) -> None:
-    root.mkdir()
-    for mode in (0o000, 0o4755, 0o2755, 0o2644, 0o6711, 0o1644, 0o777):
-        path = root / f"mode {mode:o}"
-        path.write_bytes(b"x")
-        os.chown(path, 1000 + mode % 7, 3_000_000_000)
-        path.chmod(mode)
-    for mode in (0o1777, 0o2775, 0o500):
-        path = root / f"directory {mode:o}"
-        path.mkdir()
-        os.chown(path, 2_500_000, 777)
-        path.chmod(mode)
-    noted = root / "noted"
-    noted.write_bytes(b"has attributes")
-    os.setxattr(noted, "user.comment", b"\0binary\xff\n=")
-    os.setxattr(noted, "user.empty", b"")
-    os.setxattr(noted, "user.large", deterministic_bytes("xattr", 2500))
-    os.setxattr(noted, "trusted.secret", b"root only")
-    shared = root / "shared"
-    shared.mkdir()
-    os.setxattr(shared, "user.directory", b"yes")
-    quiet("setfacl", "-m", "u:1000:rwx,g:2000:r--,m::r-x", noted)
-    quiet("setfacl", "-m", "u:1001:rwx,d:u:1000:rwx,d:g:2000:r-x", shared)
-
-
-def _set_times(root: Path) -> None:
-    moments = {
-        "empty": -1_000_000_000_123_456_789,  # 1938
-        "large": 9_200_000_000_999_999_999,  # 2261; tapefs keeps times from 1677 to 2262
-        "sparse": 1,
-        "empty directory": 946_684_799_999_999_999,
-    }
-    for number, path in enumerate(reversed(below(root))):
-        moment = 1_000_000_000_123_456_789 + number * 1_000_000_007
-        moment = moments.get(str(path.relative_to(root)), moment)
-        os.utime(path, ns=(moment, moment), follow_symlinks=False)
 
 
 def fingerprint(root: Path) -> dict[bytes, tuple[object, ...]]:

@@ -18,10 +18,10 @@ from first_light_rig import (
     assert_same,
     copy_share,
     fingerprint,
-    make_torture_tree,
     new_host,
     quiet,
 )
+from torture_tree import make_torture_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,12 +20,12 @@ from first_light_rig import (
     deterministic_bytes,
     digest_of,
     is_mounted,
-    make_torture_tree,
     new_host,
     quiet,
     run,
 )
 from tap_reader import tape_files
+from torture_tree import make_torture_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

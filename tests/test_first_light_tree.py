@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import time
 from typing import TYPE_CHECKING
 
@@ -16,17 +15,16 @@ from first_light_rig import (
     copy_share,
     feed_tape_files,
     fingerprint,
-    make_torture_tree,
     new_host,
     pipe_into,
     quiet,
     restore_with_tar,
 )
+from torture_tree import make_torture_tree
 from tree_walk import below
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.fuse
 
@@ -118,42 +116,16 @@ def test_bsdtar_lists_and_restores_without_a_word(archived: Host) -> None:
         extract = ["bsdtar", "--numeric-owner", "--acls", "--xattrs", "-xpf", "-"]
         feed_tape_files(archived.image, pipe_into(extract, restored))
         # It sets the time of a directory before the symlinks in it, which follow the directory,
-        # and adds the fraction of a second before 1970 where it should subtract it.
+        # and its default ACL only if nothing is in it yet; adds the fraction of a second before
+        # 1970 where it should subtract it; takes names that Unicode calls equivalent for one,
+        # and does not know how GNU tar writes "=" and "%" in the name of an attribute.
         unlike = ["--exclude=socket", "--omit-dir-times", "--exclude=/torture/empty"]
+        unlike += ["--exclude=/torture/names/-rf", "--exclude=/torture/lists/shared"]
+        unlike += ["--exclude=/torture/names/\u00e9*", "--exclude=/torture/names/e\u0301*"]
+        unlike += ["--exclude=/torture/attributes/crowded"]
         assert_same(source, restored / "source", *unlike)
     finally:
         shutil.rmtree(restored, ignore_errors=True)
-
-
-@pytest.mark.parametrize("program", ["cp", "tar"])
-def test_other_programs_that_write_into_the_mount(program: str) -> None:
-    with new_host() as host:
-        source = host.root / "source"
-        make_torture_tree(source)
-        host.format().mount()
-        copy = host.mountpoint / "source"
-        if program == "cp":
-            quiet("cp", "-a", source, copy)
-        else:
-            # GNU tar packs no sockets, and each name of a fifo by itself.
-            (source / "nodes" / "socket").unlink()
-            (source / "nodes" / "fifo again").unlink()
-            copy_with_tar(source, copy)
-        host.umount()
-        host.forget()
-        host.mount()
-        assert_same(source, copy)
-        assert fingerprint(copy) == fingerprint(source)
-
-
-def copy_with_tar(source: Path, copy: Path) -> None:
-    copy.mkdir()
-    options = ["--format=pax", "--xattrs", "--xattrs-include=*", "--acls", "--sparse"]
-    pack = ["tar", *options, "-C", str(source), "-cf", "-", "."]
-    unpack = ["tar", *options, "--warning=no-timestamp", "-C", str(copy), "-xpf", "-"]
-    with subprocess.Popen(pack, stdout=subprocess.PIPE) as packing:
-        done = subprocess.run(unpack, stdin=packing.stdout, capture_output=True, check=False)
-    assert (packing.returncode, done.returncode, done.stderr) == (0, 0, b"")
 
 
 def test_changes_in_a_later_mount_are_appended_and_win() -> None:

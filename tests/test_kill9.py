@@ -24,12 +24,12 @@ from first_light_rig import (
     feed_tape_files,
     fingerprint,
     is_mounted,
-    make_torture_tree,
     new_host,
     pipe_into,
     quiet,
 )
 from kill_rig import ChangingTree, Cut, Ledger, Scribe
+from torture_tree import make_torture_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

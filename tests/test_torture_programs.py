@@ -33,14 +33,14 @@ STRESSORS = (
     " vm-splice xattr"
 )
 # Their usual sizes would have them make and remove names for longer than they test.
-SMALL = ("--chdir-dirs", "256", "--dentries", "256", "--dirdeep-inodes", "400")
+SMALL: tuple[str, ...] = ("--chdir-dirs", "256", "--dentries", "256", "--dirdeep-inodes", "400")
 SMALL += ("--dirdeep-dirs", "2", "--hdd-bytes", "8M")
 SMALL += ("--iomix-bytes", "16M", "--readahead-bytes", "8M", "--revio-bytes", "8M")
 SMALL += ("--seek-size", "4M", "--mmap-bytes", "16M", "--mmap-file", "--sync-file-bytes", "4M")
 
 # Blocks of different sizes, by the calls of different programs, each checked by its own CRC.
 FIO = ("fio", "--output-format=terse", "--verify=crc32c", "--verify_fatal=1", "--fallocate=none")
-FIO_JOBS = ("--name=direct", "--rw=randwrite", "--ioengine=psync", "--direct=1")
+FIO_JOBS: tuple[str, ...] = ("--name=direct", "--rw=randwrite", "--ioengine=psync", "--direct=1")
 FIO_JOBS += ("--bsrange=4k-128k", "--size=8M")
 FIO_JOBS += ("--name=cached", "--rw=randwrite", "--ioengine=psync", "--bsrange=1k-64k", "--ba=1k")
 FIO_JOBS += ("--size=8M", "--name=mapped", "--rw=randwrite", "--ioengine=mmap", "--size=4M")
