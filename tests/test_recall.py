@@ -26,12 +26,12 @@ from first_light_rig import (
     assert_same,
     deterministic_bytes,
     fingerprint,
-    make_torture_tree,
     new_host,
     quiet,
 )
 from test_verify import change
 from torn_rig import tape_file
+from torture_tree import make_torture_tree
 from tree_walk import below
 
 from tapefs import cli, daemon
