@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 VIEW_NAME: Final = "tape.sqlite"
 LIVE_NAME: Final = "live.sqlite"
 VERIFIED_NAME: Final = "verified.sqlite"
+# What another computer exported, which no mount looks at.
+IMPORTED_NAME: Final = "imported.sqlite"
 
 
 def make_directory(path: Path) -> Path:
@@ -123,7 +125,9 @@ async def open_view(
     path = directory / VIEW_NAME
     salvages = may_salvage(directory)
     if not path.exists():
-        return await rebuild(drive, label, path, work, report, writable=writable, salvages=salvages)
+        view = await rebuild(drive, label, path, work, report, writable=writable, salvages=salvages)
+        remove_database(directory / IMPORTED_NAME)
+        return view
     view = TapeView.open(path)
     try:
         if view.settings.volume_uuid != label.volume_uuid:

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
-from tapefs.archive.catalogs import LIVE_NAME, VIEW_NAME
+from tapefs.archive.catalogs import IMPORTED_NAME, LIVE_NAME, VIEW_NAME
 from tapefs.catalog import TapeReader
 from tapefs.errors import StateUnusable, TapefsError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+_CATALOGS: Final = (LIVE_NAME, VIEW_NAME, IMPORTED_NAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,15 @@ class KnownVolume:
 
     @property
     def view_path(self) -> Path:
-        """Its tape view."""
-        return self.directory / VIEW_NAME
+        """Its tape view: made from the tape here, else the one that was imported."""
+        return self.directory / (IMPORTED_NAME if self.is_imported else VIEW_NAME)
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether all that is known of it comes from another computer."""
+        return (
+            not (self.directory / VIEW_NAME).exists() and (self.directory / IMPORTED_NAME).exists()
+        )
 
 
 def known_volumes(state_dir: Path) -> Iterator[KnownVolume]:
@@ -49,8 +58,9 @@ def known_volumes(state_dir: Path) -> Iterator[KnownVolume]:
         raise StateUnusable(f"{state_dir} cannot be read: {exc.strerror}") from exc
     for name in names:
         directory = state_dir / "volumes" / name
-        if _is_uuid(name) and any((directory / file).exists() for file in (LIVE_NAME, VIEW_NAME)):
-            yield KnownVolume(directory, name, _name(directory))
+        if _is_uuid(name) and any((directory / file).exists() for file in _CATALOGS):
+            volume = KnownVolume(directory, name, "")
+            yield replace(volume, name=_name(volume.view_path))
 
 
 def find_volume(state_dir: Path, wanted: str) -> KnownVolume:
@@ -85,9 +95,9 @@ def _called(known: list[KnownVolume], wanted: str) -> list[KnownVolume]:
     return found or [volume for volume in known if wanted and volume.uuid.startswith(wanted)]
 
 
-def _name(directory: Path) -> str:
+def _name(view_path: Path) -> str:
     try:
-        with closing(TapeReader.open_for_reading(directory / VIEW_NAME)) as view:
+        with closing(TapeReader.open_for_reading(view_path)) as view:
             return view.settings.name
     except TapefsError:
         return ""  # without its tape view a volume is only a number here

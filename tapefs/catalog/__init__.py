@@ -6,6 +6,7 @@
 directory has to do.
 """
 
+from tapefs.catalog.checkpoint import export_view, import_view
 from tapefs.catalog.database import remove_database
 from tapefs.catalog.live import Catalog
 from tapefs.catalog.namespace import NoSuchInode
@@ -33,5 +34,7 @@ __all__ = [
     "Verifications",
     "VolumeSettings",
     "Wanted",
+    "export_view",
+    "import_view",
     "remove_database",
 ]

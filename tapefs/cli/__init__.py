@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import tapefs
 from tapefs.cli import (
     cartridge,
+    catalog,
     completion,
     drives,
     generations,
@@ -48,6 +49,7 @@ _FAMILIES: Final[tuple[Callable[[Commands], None], ...]] = (
     verify.add_parser,
     shelf.add_parsers,
     recall.add_parser,
+    catalog.add_parsers,
     spool.add_parsers,
     generations.add_parser,
     cartridge.add_parsers,

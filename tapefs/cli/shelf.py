@@ -195,7 +195,7 @@ def volume_document(item: VolumeSummary) -> dict[str, object]:
     return {
         "name": item.volume.name,
         "uuid": item.volume.uuid,
-        "last_here_ns": item.last_here_ns,
+        "last_here_ns": None if item.volume.is_imported else item.last_here_ns,
         "files": item.totals.files_count,
         "size_bytes": item.totals.size_bytes,
         "used_bytes": item.used_bytes,
@@ -246,7 +246,7 @@ def _volume_row(item: VolumeSummary) -> tuple[str, ...]:
     return (
         item.volume.name,
         item.volume.uuid[:_UUID_SHOWN],
-        _day(item.last_here_ns),
+        "never" if item.volume.is_imported else _day(item.last_here_ns),
         f"{item.totals.files_count:,}",
         bytes_text(item.totals.size_bytes),
         bytes_text(item.used_bytes),
