@@ -17,12 +17,14 @@ from tapefs.volume.journal import (
     JournalDecoder,
     JournalHead,
     RecordCrcs,
+    decode_json_line,
     decode_line,
     encode_crcs,
     encode_entry,
     encode_head,
 )
 from tapefs.volume.pax import XATTRS_BYTES_MAX
+from tapefs.volume.plain_line import plain_entry
 
 VOLUME = UUID("6fa459ea-ee8a-4ca4-894e-db77e160355e")
 INOS = st.integers(1, INO_MAX)
@@ -218,6 +220,48 @@ def test_malformed_attributes(key: str, value: object) -> None:
     assert type(decode_line(json.dumps(GOOD_INODE).encode())) is InodeEntry
     with pytest.raises(CorruptJournal):
         decode_line(json.dumps(GOOD_INODE | {key: value}).encode())
+
+
+PLAIN_NUMBERS = st.integers(1, 10**18 - 1)
+PLAIN_NAMES = st.text(
+    st.characters(exclude_categories=["Cc", "Cs"], exclude_characters='"/\\'),
+    min_size=1,
+    max_size=60,
+).filter(lambda name: name not in (".", ".."))
+PLAIN_ENTRIES: st.SearchStrategy[Entry] = st.one_of(
+    st.builds(
+        InodeEntry,
+        ino=PLAIN_NUMBERS,
+        mode=st.sampled_from([0o100644, 0o40755, 0o140777]),
+        uid=st.integers(0, 10**9 - 1),
+        gid=st.integers(0, 10**9 - 1),
+        size=PLAIN_NUMBERS,
+        rdev=st.just(0),
+        atime_ns=PLAIN_NUMBERS,
+        mtime_ns=PLAIN_NUMBERS.map(lambda value: -value),
+        ctime_ns=st.integers(10**18, 9 * 10**18 - 1),
+        sha256=st.none() | HASHES,
+        xxh128=st.none() | st.binary(min_size=16, max_size=16),
+    ),
+    st.builds(ExtentEntry, PLAIN_NUMBERS, PLAIN_NUMBERS, PLAIN_NUMBERS, PLAIN_NUMBERS, HASHES),
+    st.builds(LinkEntry, PLAIN_NUMBERS, PLAIN_NAMES.map(str.encode), PLAIN_NUMBERS),
+    st.builds(UnlinkEntry, PLAIN_NUMBERS, PLAIN_NAMES.map(str.encode)),
+)
+
+
+@given(PLAIN_ENTRIES)
+def test_plain_lines_are_read_the_quick_way(entry: Entry) -> None:
+    assert plain_entry(encode_entry(entry)) == entry
+
+
+@given(PLAIN_ENTRIES | ENTRIES, st.data())
+def test_the_quick_way_reads_nothing_otherwise(entry: Entry, data: st.DataObject) -> None:
+    line = bytearray(encode_entry(entry))
+    start = data.draw(st.integers(0, len(line)))
+    end = data.draw(st.integers(start, min(len(line), start + 3)))
+    line[start:end] = data.draw(st.binary(max_size=3) | st.sampled_from([b"0", b"9" * 18, b"-1"]))
+    quick = plain_entry(bytes(line))
+    assert quick is None or quick == decode_json_line(bytes(line))
 
 
 def is_refused(line: bytes) -> bool:

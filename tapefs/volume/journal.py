@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tapefs.entries import INO_MAX, Entry, ExtentEntry, InodeEntry, LinkEntry, UnlinkEntry
 from tapefs.errors import DamagedTape
 from tapefs.volume.pax import FORMAT_VERSION, XATTRS_BYTES_MAX
+from tapefs.volume.plain_line import plain_entry
 from tapefs.volume.sealed_json import (
     MalformedJson,
     check_format,
@@ -94,6 +95,12 @@ def decode_line(line: bytes) -> JournalLine:
     """What one line says; the newline may be there or not. Raises CorruptJournal."""
     if len(line) > LINE_BYTES_MAX:
         raise CorruptJournal("a line of a segment's journal is too long")
+    entry = plain_entry(line)
+    return decode_json_line(line) if entry is None else entry
+
+
+def decode_json_line(line: bytes) -> JournalLine:
+    """The same, whatever form of JSON the line has. Raises CorruptJournal."""
     try:
         fields = parse_object(line)
         return _DECODERS.get(next(iter(fields), ""), _refuse)(fields)
