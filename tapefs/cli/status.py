@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tapefs.cli import arguments as shared
-from tapefs.cli import mountpoints
+from tapefs.cli import mountpoints, watch
 from tapefs.cli.terminal import Table, named_rows
 from tapefs.errors import NotMounted, UsageError
 
@@ -30,7 +30,15 @@ def add_parser(commands: shared.Commands) -> None:
     parser.add_argument("mountpoint", metavar="MOUNTPOINT", nargs="?")
     forms = parser.add_mutually_exclusive_group()
     forms.add_argument(
+        "--watch",
+        action="store_true",
+        help="one screen, redrawn until Ctrl-C; with --json one document a line when it changed",
+    )
+    forms.add_argument(
         "--metrics", action="store_true", help="print figures for Prometheus (OpenMetrics text)"
+    )
+    parser.add_argument(
+        "--interval", metavar="SECONDS", help="between two looks of --watch; default 1"
     )
 
 
@@ -39,8 +47,15 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     # The control module brings trio; `tapefs --help` does without.
     from tapefs import control  # noqa: PLC0415
 
+    if arguments.interval is not None and not arguments.watch:
+        raise UsageError("--interval goes with --watch only")
     if arguments.metrics:
         return _print_metrics(arguments)
+    if arguments.watch:
+        seconds = watch.interval(arguments.interval)
+        chosen = arguments.mountpoint
+        mountpoint = watch.the_only_mount() if chosen is None else mountpoints.real(chosen)
+        return watch.watch(mountpoint, seconds, terminal, as_json=arguments.json)
     if arguments.mountpoint is not None:
         with control.Connection(mountpoints.real(arguments.mountpoint)) as connection:
             status = connection.status()
@@ -75,5 +90,14 @@ def tables(status: Mapping[str, Any]) -> list[Table]:
     single = {name: value for name, value in status.items() if not isinstance(value, Mapping)}
     groups = {name: value for name, value in status.items() if isinstance(value, Mapping)}
     found = [Table(str(status.get("mountpoint", "mount")), named_rows(single))]
-    found += [Table(name.replace("_", " "), named_rows(group)) for name, group in groups.items()]
+    for name, group in groups.items():
+        plain = {key: _sentences(value) for key, value in group.items()}
+        found.append(Table(name.replace("_", " "), named_rows(plain)))
     return found
+
+
+def _sentences(value: object) -> object:
+    """Of things with more to say each, such as alerts, what people want to know."""
+    if isinstance(value, list):
+        return [item["says"] if isinstance(item, Mapping) else item for item in value]
+    return value

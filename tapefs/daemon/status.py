@@ -203,7 +203,7 @@ def _tape(volume: MountedVolume) -> dict[str, Any]:
         "checkpoints": kinds[TapeFileKind.CHECKPOINT],
         "torn_tape_files": kinds[TapeFileKind.TORN],
         "map": "".join(cells),
-        "map_bytes": shown_bytes,
+        "map_covers_bytes": shown_bytes,
     }
 
 
