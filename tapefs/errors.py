@@ -122,6 +122,14 @@ class NotReady(TapefsError):
     exit_code = ExitCode.NOT_READY
 
 
+class RecallTooLate(TapefsError):
+    """The tape did not give what a read waited for within the time that a read may take."""
+
+    fault = Fault.OPERATOR
+    retry = True
+    exit_code = ExitCode.NOT_READY
+
+
 class BlankTape(TapefsError):
     """The tape holds nothing; it must be formatted first."""
 

@@ -156,6 +156,11 @@ class Host:
         """Lose everything this host knows about the tape."""
         shutil.rmtree(self.state)
 
+    def forget_recalled(self) -> None:
+        """Lose what was kept of earlier recalls, so that reads need the tape."""
+        for directory in self.state.glob("volumes/*/recalled"):
+            shutil.rmtree(directory)
+
     def log(self) -> str:
         """Everything the daemons logged."""
         files = sorted(self.state.glob("log/*"))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import subprocess
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
+from cable_rig import Cable, until_away, until_status
 from first_light_rig import STUCK_S, Host, deterministic_bytes, new_host, restore_with_tar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.fuse
@@ -18,42 +18,10 @@ pytestmark = pytest.mark.fuse
 OPTIONS = "drive_poll=0.05,drive_check=0.05,idle=0.2,settle=0.05"
 
 
-class Cable:
-    """A file that says whether the cable is out."""
-
-    def __init__(self, host: Host) -> None:
-        self._file = host.root / "out"
-        plan = host.root / "plan"
-        plan.write_text(f"cable out file={self._file}\n")
-        host.drive += f"?faults={plan}"
-
-    def pull(self) -> None:
-        """Out."""
-        self._file.touch()
-
-    def plug_in(self) -> None:
-        """In again."""
-        self._file.unlink()
-
-
 @pytest.fixture
 def host() -> Iterator[Host]:
     with new_host() as made:
         yield made.format()
-
-
-def until_status(host: Host, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """Ask until the status is as wanted; it."""
-    give_up = time.monotonic() + STUCK_S
-    while not holds(status := host.status()):
-        assert time.monotonic() < give_up, status
-        time.sleep(0.05)
-    return status
-
-
-def until_away(host: Host) -> dict[str, Any]:
-    """The daemon has noticed."""
-    return until_status(host, lambda status: status["state"] == "away")
 
 
 def test_a_mount_lives_without_its_drive_and_goes_on_with_it(host: Host, tmp_path: Path) -> None:

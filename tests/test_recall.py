@@ -216,6 +216,7 @@ def test_damage_is_named_and_the_rest_comes(
     host: Host, shell: Shell, assert_logs: Callable[..., Any]
 ) -> None:
     assert_logs(r"data\.mismatch|recall\.failed")
+    host.forget_recalled()
     sound = host.image.read_bytes()
     (record,) = {
         number
@@ -244,6 +245,7 @@ def test_unplugged_in_the_middle_the_same_command_goes_on(
     host: Host, shell: Shell, tmp_path: Path, assert_logs: Callable[..., Any]
 ) -> None:
     assert_logs("drive|usb|recall|emulator")
+    host.forget_recalled()
     plan = tmp_path / "plan"
     plan.write_text("command unplug command=READ(6) skip=16\n")
     _, sentence = shell.fails(ExitCode.UNPLUGGED, f"{host.drive}?faults={plan}")

@@ -129,8 +129,9 @@ class User:
         self.tree.rename(*self.place(old), *self.place(new))
 
     def evict_everything(self) -> None:
-        """Drop every clean byte from the spool, so that reads need the tape."""
+        """Drop every clean byte from the disk, so that reads need the tape."""
         self.volume.contents.evict(0)
+        self.volume.store.clear()
 
     def crash(self) -> None:
         """End the mount as kill -9 and a power cut of the drive would."""

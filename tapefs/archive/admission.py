@@ -8,7 +8,7 @@ square of what is above the high water mark, and at the limit until the archiver
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
@@ -26,6 +26,16 @@ if TYPE_CHECKING:
 _BRAKE_S_PER_MIB: Final = 0.2
 
 
+class Recalled(Protocol):
+    """What is kept of the tape's content beside the spool, and gives way to it."""
+
+    def shrink(self) -> None:
+        """Give back what the spool has use for."""
+
+    def clear(self) -> None:
+        """Give back everything."""
+
+
 class Admission:
     """Lets writes in. `evict` and `wake_archiver` are set by whoever builds the archive."""
 
@@ -36,6 +46,8 @@ class Admission:
         self._room = trio.Event()
         self.evict: Callable[[int], None] = lambda _: None
         self.wake_archiver: Callable[[], None] = lambda: None
+        # Set by whoever builds the archive, if there is any.
+        self.recalled: Recalled | None = None
         # A sentence why nothing can be changed on this volume and nothing is written to it.
         self.read_only_reason: str | None = None
         # A sentence why nothing can be changed any more: the end of the tape is near.
@@ -81,6 +93,8 @@ class Admission:
         if not spool_bytes:
             return
         spool = self._spool
+        if self.recalled is not None:
+            self.recalled.shrink()
         if spool.pressure() > self._high_water:
             self.evict(int(spool.limit_bytes * self._high_water))
             self.wake_archiver()

@@ -189,10 +189,14 @@ class Contents:
         if holes and holes[0][0] == offset:
             return holes[0][1], Place.HOLE
         stop = holes[0][0] if holes else stop
-        extents = self._catalog.extents(file.inode.ino, offset, stop - offset)
-        if extents and extents[0].offset <= offset:
-            return min(stop, extents[0].offset + extents[0].length), extents[0]
-        return (extents[0].offset if extents else stop), Place.HOLE
+        extent = file.extent
+        if extent is None or not extent.offset <= offset < extent.offset + extent.length:
+            extents = self._catalog.extents(file.inode.ino, offset, stop - offset)
+            extent = extents[0] if extents else None
+        if extent is None or extent.offset > offset:
+            return (extent.offset if extent else stop), Place.HOLE
+        file.extent = extent
+        return min(stop, extent.offset + extent.length), extent
 
     def _read_spool(self, file: OpenFile, offset: int, end: int) -> bytes:
         data = os.pread(self._fd(file), end - offset, offset)
@@ -273,6 +277,7 @@ class Contents:
         if resident_before and not file.resident and file.fd < 0:
             self._spool.remove(file.inode.ino)
         self._catalog.cut_extents(file.inode.ino, size)
+        file.extent = None
         self._account.pending_bytes += file.dirty.total_bytes - dirty_before
         self._account.pending_count -= was_dirty and not file.dirty
         self._spool.used_bytes += file.resident.total_bytes - resident_before
@@ -370,6 +375,8 @@ class Contents:
             if row is None:
                 return keep.as_pairs()
             file = OpenFile(self._catalog.inode(ino), row)
+        # The caller tells the catalog at once where the bytes stand now.
+        file.extent = None
         before, was_dirty = file.dirty.total_bytes, bool(file.dirty)
         for start, end in keep:
             file.dirty.remove(start, end)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -18,6 +18,7 @@ from tapefs.archive.burst import WHOLE_BYTES, Burst
 from tapefs.archive.catalogs import foreign_to
 from tapefs.archive.confirmation import Confirmation
 from tapefs.archive.selection import Limits, Selection, select
+from tapefs.archive.spool import CACHE_SHARE
 from tapefs.entries import TapeFileKind
 from tapefs.errors import TapefsError
 from tapefs.volume.journal_file import read_entries
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
     from tapefs.catalog import Catalog, Snapshot
     from tapefs.config import Config
     from tapefs.entries import Entry
-
-# The spool keeps clean files as a cache up to this share of it.
-_CACHE_SHARE: Final = 0.5
 
 
 class Scope(enum.Enum):
@@ -128,7 +126,7 @@ class Migration:
         finally:
             contents.end_burst()
             await trio.to_thread.run_sync(snapshot.close)
-        contents.evict(int(self._spool.limit_bytes * _CACHE_SHARE))
+        contents.evict(int(self._spool.limit_bytes * CACHE_SHARE))
         await self._checkpoint_when_due()
         return (selection.inos[-1] if selection.inos else 0), selection.cut_short
 

@@ -24,6 +24,7 @@ from tapefs.archive.contents import Contents
 from tapefs.archive.generations import directory_of, open_generation
 from tapefs.archive.recall import RecallService
 from tapefs.archive.reconcile import reconcile_spool
+from tapefs.archive.record_store import RecordStore
 from tapefs.archive.resumption import Resumption
 from tapefs.archive.scheduler import Scheduler
 from tapefs.archive.spool import Spool
@@ -63,6 +64,7 @@ class MountedVolume:
     view: TapeView
     scheduler: Scheduler
     recall: RecallService
+    store: RecordStore
     spool: Spool
     contents: Contents
     archiver: Archiver
@@ -152,10 +154,9 @@ async def open_volume(
     """Recover what there is to recover, prove the end of the tape, and build the parts.
 
     With `generation`, the volume as it was at that checkpoint, which needs a `read_only_reason`.
-    A tape that can be read but not appended to is opened read-only.
-    The drive must have no other user; when it is lost, `reopen` is for `Resumption`. Raises
-    WrongTape, DamagedTape, StateUnusable, DriveBusy and the drive's errors. Pair with
-    `closing_volume`.
+    A tape that can be read but not appended to is opened read-only. The drive must have no other
+    user; when it is lost, `reopen` is for `Resumption`. Pair with `closing_volume`. Raises
+    WrongTape, DamagedTape, StateUnusable, DriveBusy and the drive's errors.
     """
     with ExitStack() as opened:
         verifications = Verifications.open(directory / VERIFIED_NAME)
@@ -176,17 +177,18 @@ async def open_volume(
         # Recovery left the head at the proven end of data.
         scheduler.head_block = view.expected_end().block if writable else None
         spool = _open_spool(directory, config, catalog, view)
-        recall = RecallService(scheduler, reading, label.geometry, config)
+        store = RecordStore(directory / "recalled", label.record_bytes, spool)
+        recall = RecallService(scheduler, reading, label.geometry, store, config)
         contents = Contents(catalog, spool, recall, account, config, clock_ns)
-        contents.admission.read_only_reason = read_only_reason
+        admission = contents.admission
+        admission.recalled, admission.read_only_reason = store, read_only_reason
         work = make_directory(directory / "work")
         writer = TapeWriter(view, scheduler, account, config, work, clock_ns, verifications)
         archiver = Archiver(catalog, scheduler, writer, contents, spool, account, config, clock_ns)
-        names = catalog.snapshot
-        verifier = Verifier(scheduler, reading, names, verifications, work, clock_ns)
+        verifier = Verifier(scheduler, reading, catalog.snapshot, verifications, work, clock_ns)
         if writable and (catalog.end_is_reached or (await drive.position()).early_warning):
             writer.is_near_end = True
-            contents.admission.close_full()
+            admission.close_full()
         _begin_session(catalog, contents, boot_id, new=writable and view.last_tape_file() is None)
         opened.pop_all()
     return MountedVolume(
@@ -195,6 +197,7 @@ async def open_volume(
         view=reading,
         scheduler=scheduler,
         recall=recall,
+        store=store,
         spool=spool,
         contents=contents,
         archiver=archiver,

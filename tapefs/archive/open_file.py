@@ -9,7 +9,7 @@ from tapefs.archive.ranges import RangeSet
 
 if TYPE_CHECKING:
     from tapefs.catalog import Staged
-    from tapefs.entries import Inode
+    from tapefs.entries import Extent, Inode
 
 
 class FileState(enum.Enum):
@@ -36,13 +36,25 @@ class Place(enum.Enum):
 class OpenFile:
     """The content state of one file while somebody uses it."""
 
-    __slots__ = ("dirty", "fd", "inode", "opens", "resident", "touched_ns", "unsaved", "writers")
+    __slots__ = (
+        "dirty",
+        "extent",
+        "fd",
+        "inode",
+        "opens",
+        "resident",
+        "touched_ns",
+        "unsaved",
+        "writers",
+    )
 
     def __init__(self, inode: Inode, row: Staged | None) -> None:
         self.inode = inode
         self.resident = RangeSet(row.resident if row else ())
         self.dirty = RangeSet(row.dirty if row else ())
         self.touched_ns = row.touched_ns if row else 0
+        # Where bytes on tape were found last, as long as the catalog says the same.
+        self.extent: Extent | None = None
         self.fd = -1
         self.opens = 0
         self.writers = 0

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _FALLOC_FL_KEEP_SIZE: Final = 1
 _FALLOC_FL_PUNCH_HOLE: Final = 2
 _FANOUT: Final = 256
+# Up to this share of the spool's room is used for what is on tape as well.
+CACHE_SHARE: Final = 0.5
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]

@@ -1,0 +1,248 @@
+"""One run of a recall in the lane: records read in tape order, judged beside it, handed out.
+
+While the drive reads a record, a worker judges those before: CRC-32C of each (P8), SHA-256 of the
+files that were archived whole, and after that, when there is time, a copy for the store on disk. A
+record reaches its readers when it has been judged. One whose checksum is wrong is read once more,
+and with it what came after, so that files are hashed in order; the second time it is an error.
+"""
+
+from __future__ import annotations
+
+import logging
+from array import array
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import crc32c
+import outcome
+import trio
+
+from tapefs import telemetry
+from tapefs.errors import DataMismatch
+from tapefs.scsi.sense import EndOfData, FilemarkDetected, IncorrectLength
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tapefs.archive.recall_demand import RecallDemand
+    from tapefs.archive.record_cache import RecordCache
+    from tapefs.archive.scheduler import Scheduler
+    from tapefs.archive.whole_file_checks import WholeFileCheck, WholeFileChecks
+    from tapefs.drive import TapeDrive
+    from tapefs.entries import TapeFile
+    from tapefs.geometry import Geometry
+
+# Records that were read and are not judged yet, at most.
+_UNJUDGED_MAX: Final = 8
+# So many are judged in one visit to a worker where nobody waits for them.
+_BATCH_COUNT: Final = 4
+# Judged records that wait for a quiet moment to be copied to disk, at most.
+_TO_KEEP_MAX: Final = 8
+_ONE_BYTE: Final = array("B", [0])
+
+
+@dataclass(slots=True)
+class RecallCounters:
+    """Since the mount."""
+
+    runs: int = 0
+    records_read: int = 0
+    mismatches: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Unjudged:
+    record: int
+    data: memoryview
+    length_bytes: int
+    crc: bytes
+
+
+class RecallRun:
+    """Reads one tape file from some record on, for as long as somebody wants more."""
+
+    def __init__(
+        self,
+        tape_file: TapeFile,
+        demand: RecallDemand,
+        cache: RecordCache,
+        checks: WholeFileChecks,
+        scheduler: Scheduler,
+        geometry: Geometry,
+        counters: RecallCounters,
+    ) -> None:
+        self._tape_file = tape_file
+        self._sequence = tape_file.sequence
+        self._demand = demand
+        self._cache = cache
+        self._checks = checks
+        self._scheduler = scheduler
+        self._geometry = geometry
+        self._counters = counters
+        # What the drive reads next, or failed to read.
+        self.record = 0
+        self._unjudged: deque[_Unjudged] = deque()
+        self._to_keep: deque[tuple[int, memoryview]] = deque(maxlen=_TO_KEEP_MAX)
+        # A record that was not what was written; and those that were so once before.
+        self._bad: int | None = None
+        self._doubted: set[int] = set()
+        # Nothing more is going to be read, or nothing that comes soon.
+        self._ended = self._in_a_hurry = False
+        self._arrived = trio.Event()
+        self._judged = trio.Event()
+
+    def will_bring(self, sequence: int, record: int) -> bool:
+        """Whether a record that somebody waits for now comes without a run of its own."""
+        start = self._unjudged[0].record if self._unjudged else self.record
+        self._arrived.set()  # what nobody waited for may wait to be judged
+        return sequence == self._sequence and start <= record <= start + self._demand.ahead_count
+
+    async def read_from(self, drive: TapeDrive, first: int) -> None:
+        """Read from record `first` on. For the lane's job.
+
+        Raises DataMismatch, or what the drive says, about `record`.
+        """
+        self.record = first
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._judge)
+            end = await outcome.acapture(self._read, drive, first)
+            self._ended = True
+            self._arrived.set()
+        end.unwrap()
+
+    # -- the drive's side
+
+    async def _read(self, drive: TapeDrive, first: int) -> None:
+        count = self._geometry.record_count(self._tape_file)
+        while True:
+            if self._bad is not None:
+                self._go_back(self._bad)
+            if self.record < count and await self._wants_more(first):
+                await self._bring(drive)
+            elif self._unjudged:
+                self._in_a_hurry = True
+                await self._judgement()
+                self._in_a_hurry = False
+            elif self._bad is None:
+                return
+
+    async def _wants_more(self, first: int) -> bool:
+        known_count = len(self._tape_file.crcs) // 4
+        may_linger = not self._scheduler.others_waiting()
+        return await self._demand.wants_more(
+            self._sequence, first, self.record, known_count, may_linger=may_linger
+        )
+
+    async def _bring(self, drive: TapeDrive) -> None:
+        key = (self._sequence, self.record)
+        if self._cache.find(key) is not None:
+            self._demand.wake(key)
+            self.record += 1
+            return
+        if len(self._unjudged) >= _UNJUDGED_MAX:
+            await self._judgement()
+            return
+        data = _ONE_BYTE * self._geometry.record_bytes
+        length_bytes = await self._read_record(drive, data)
+        crc = self._tape_file.crcs[4 * self.record : 4 * self.record + 4]
+        self._unjudged.append(_Unjudged(self.record, memoryview(data), length_bytes, crc))
+        self._arrived.set()
+        self.record += 1
+
+    async def _read_record(self, drive: TapeDrive, into: array[int]) -> int:
+        tape_file, scheduler = self._tape_file, self._scheduler
+        address = self._geometry.record_address(
+            tape_file.sequence, tape_file.first_block, self.record
+        )
+        at_block, scheduler.head_block = scheduler.head_block, None
+        try:
+            if at_block != address.block:
+                await drive.locate(address)
+            length_bytes = await drive.read_block(into)
+        except (FilemarkDetected, EndOfData, IncorrectLength):
+            return 0  # something stands there, but not this record
+        scheduler.head_block = address.block + self._geometry.blocks_per_record
+        return length_bytes
+
+    def _go_back(self, bad: int) -> None:
+        self.record, self._bad = bad, None
+        if bad in self._doubted:
+            raise DataMismatch(
+                f"record {bad} of tape file {self._sequence} is not what was written there"
+            )
+        self._doubted.add(bad)
+
+    async def _judgement(self) -> None:
+        """Wait until something more has been judged."""
+        self._arrived.set()
+        self._judged = trio.Event()
+        await self._judged.wait()
+
+    # -- the judge's side
+
+    async def _judge(self) -> None:
+        while True:
+            if self._is_worth_a_visit():
+                await self._judge_batch(list(self._unjudged))
+                self._judged.set()
+            elif self._to_keep:
+                await trio.to_thread.run_sync(
+                    self._cache.keep, self._sequence, *self._to_keep.popleft()
+                )
+            elif self._ended:
+                return
+            else:
+                self._arrived = trio.Event()
+                await self._arrived.wait()
+
+    def _is_worth_a_visit(self) -> bool:
+        """Whether somebody waits for what is to be judged, or enough has come together."""
+        if len(self._unjudged) >= _BATCH_COUNT or self._ended or self._in_a_hurry:
+            return bool(self._unjudged)
+        wanted = self._demand.wanted
+        return any((self._sequence, item.record) in wanted for item in self._unjudged)
+
+    async def _judge_batch(self, batch: Sequence[_Unjudged]) -> None:
+        checks = self._checks.take(self._sequence, batch[0].record, batch[-1].record)
+        try:
+            good_count = await trio.to_thread.run_sync(_count_good, batch, checks)
+        finally:
+            self._checks.give_back(checks)
+        for item in batch[:good_count]:
+            self._unjudged.popleft()
+            self._counters.records_read += 1
+            key = (self._sequence, item.record)
+            self._cache.add(key, item.data)
+            self._to_keep.append((item.record, item.data))
+            self._demand.wake(key)
+        if good_count < len(batch):
+            self._note_mismatch(batch[good_count])
+
+    def _note_mismatch(self, item: _Unjudged) -> None:
+        self._bad = item.record
+        self._unjudged.clear()
+        self._counters.mismatches += 1
+        last_try = item.record in self._doubted
+        telemetry.event(
+            telemetry.DATA_MISMATCH,
+            logging.ERROR if last_try else logging.WARNING,
+            tape_file=self._sequence,
+            record=item.record,
+            length_bytes=item.length_bytes,
+            again=not last_try,
+        )
+
+
+def _count_good(batch: Sequence[_Unjudged], checks: Sequence[WholeFileCheck]) -> int:
+    """How many records are right before the first that is not; those are hashed. In a worker."""
+    good = 0
+    for item in batch:
+        if item.length_bytes != len(item.data):
+            break
+        if crc32c.crc32c(item.data).to_bytes(4, "big") != item.crc:
+            break
+        good += 1
+        for check in checks:
+            check.feed([(item.record, item.data)])
+    return good
