@@ -124,7 +124,7 @@ class Shell:
     def ok(self, *words: str | Path) -> dict[str, Any]:
         """The document."""
         code, out, err = self.run("--json", "--to", self.out, *words)
-        assert code == ExitCode.OK, err
+        assert code == ExitCode.OK, (err, out[-800:])
         document: dict[str, Any] = json.loads(out)
         return document
 
@@ -184,7 +184,7 @@ def test_some_of_it_under_its_last_name(host: Host, shell: Shell) -> None:
     assert code == 0
     assert sorted(os.listdir(shell.out)) == ["below", "small1"]
     assert_same(shell.tree / "links/below", shell.out / "below")
-    assert said.startswith(f"recalled 2 files (3.0 KiB) to {shell.out} in ")
+    assert said.startswith(f"recalled 3 files (3.0 KiB) to {shell.out} in ")
 
 
 def test_what_is_there_is_proven_by_its_content(host: Host, shell: Shell) -> None:
@@ -195,19 +195,19 @@ def test_what_is_there_is_proven_by_its_content(host: Host, shell: Shell) -> Non
     spoilt.write_bytes(data)
     os.utime(spoilt, ns=(status.st_atime_ns, status.st_mtime_ns))
     (shell.out / "d/small7").write_bytes(b"mine")
-    (shell.out / "nodes/null").unlink()
-    (shell.out / "nodes/null").mkdir()
+    (shell.out / "nodes/disk").unlink()
+    (shell.out / "nodes/disk").mkdir()
     found, sentence = shell.fails(ExitCode.INCOMPLETE, host.drive)
     rows = {row["path"]: row["reason"] for row in found["refused"]}
-    assert rows.keys() == {"d/big", "d/small7", "nodes/null"}
+    assert rows.keys() == {"d/big", "d/small7", "nodes/disk"}
     assert set(rows.values()) == {"something else is there; --overwrite replaces it"}
     assert sentence.startswith("3 things are not in")
     assert spoilt.read_bytes() == data
     assert (shell.out / "d/small7").read_bytes() == b"mine"
     found, _ = shell.fails(ExitCode.INCOMPLETE, host.drive, "--overwrite")
-    assert [row["path"] for row in found["refused"]] == ["nodes/null"], "no directory is replaced"
+    assert [row["path"] for row in found["refused"]] == ["nodes/disk"], "no directory is replaced"
     assert found["copied_files"] == 2
-    (shell.out / "nodes/null").rmdir()
+    (shell.out / "nodes/disk").rmdir()
     shell.ok(host.drive)
     shell.has_everything()
 
