@@ -47,8 +47,11 @@ class Config:
     segment_members_max: int = 50_000
     # A file whose queued bytes exceed this is archived in parts while it is still being written.
     part_bytes_min: int = 256 * MIB
-    # Segments between two checkpoints while mounted.
+    # Tape files between two checkpoints.
     checkpoint_segments: int = 32
+    # A checkpoint up to this size (some 90,000 files) is written at each unmount; a larger one when
+    # the journals since the last one have grown as large.
+    small_checkpoint_bytes: int = 8 * MIB
     # Attempts to write a tape file, each further on, that may fail in a row before the volume
     # turns read-only.
     write_attempts_max: int = 3

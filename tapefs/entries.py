@@ -108,7 +108,14 @@ class TapeFileKind(enum.Enum):
 
     SEGMENT = "segment"
     CHECKPOINT = "checkpoint"
+    # A segment without entries that only says: here ends a generation.
+    CLOSING = "closing"
     TORN = "torn"
+
+    @property
+    def on_tape(self) -> TapeFileKind:
+        """What the tape file calls itself: a closing is a segment to whoever does not care."""
+        return TapeFileKind.SEGMENT if self is TapeFileKind.CLOSING else self
 
 
 class DamageKind(enum.Enum):
@@ -145,7 +152,7 @@ class TapeFile:
     its blocks, which need not be whole records where a record is several (`tapefs.geometry`).
     `crcs` holds the CRC-32C of each record, four bytes big-endian each; of a torn tape file there
     are none, unless its whole members were salvaged. `written_ns` of a torn one is 0: nobody could
-    say.
+    say. `index_bytes` is the length of the journal or catalog copy, 0 if nobody knows it.
     """
 
     sequence: int
@@ -154,11 +161,17 @@ class TapeFile:
     record_count: int
     written_ns: int
     crcs: bytes = b""
+    index_bytes: int = 0
 
     @property
     def salvaged(self) -> bool:
         """Whether this is a torn tape file whose whole members count."""
         return self.kind is TapeFileKind.TORN and bool(self.crcs)
+
+    @property
+    def ends_generation(self) -> bool:
+        """Whether the volume as it was then can be mounted again."""
+        return self.kind in (TapeFileKind.CHECKPOINT, TapeFileKind.CLOSING)
 
 
 def printable(path: bytes) -> str:

@@ -58,6 +58,11 @@ class Geometry:
         offset = record * self.blocks_per_record
         return TapeAddress(first_block + offset, sequence, offset)
 
+    def last_record_address(self, tape_file: TapeFile) -> TapeAddress:
+        """Where the last record of a closed tape file, the one with its tail, starts."""
+        last = tape_file.record_count - 1
+        return self.record_address(tape_file.sequence, tape_file.first_block, last)
+
     def block_count(self, tape_file: TapeFile) -> int:
         """How many blocks stand before the tape file's filemark."""
         if tape_file.kind is TapeFileKind.TORN:

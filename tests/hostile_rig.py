@@ -105,7 +105,7 @@ def assert_sound(path: Path) -> None:
         extents = connection.execute("SELECT * FROM extent ORDER BY ino, offset").fetchall()
         files = connection.execute("SELECT * FROM tape_file ORDER BY sequence").fetchall()
     next_block = 2
-    for number, (sequence, _, first_block, record_count, _, crcs) in enumerate(files, 1):
+    for number, (sequence, _, first_block, record_count, _, crcs, _) in enumerate(files, 1):
         assert (sequence, first_block) == (number, next_block)
         assert record_count >= 0
         assert len(crcs) <= 4 * record_count

@@ -452,6 +452,8 @@ class Years:
             commit_s=rng.choice((0.1, 5.0)),
             checkpoint_segments=rng.choice((2, 32)),
             segment_members_max=rng.choice((2, 50_000)),
+            # In every other life story a generation ends in a closing wherever it may.
+            small_checkpoint_bytes=0 if self.seed % 2 else 8 << 20,
             spool_bytes=16 << 20,
             # Looking after a drive every few seconds would be all that happens.
             drive_check_s=4 * HOUR_S,

@@ -135,7 +135,7 @@ UPDATE inode SET nlink = 3 WHERE ino = 3;
         ("UPDATE extent SET position = 65535999 - 8", "extents outside of any tape file"),
         ("UPDATE tape_file SET sequence = 2", "extents outside of any tape file"),
         ("UPDATE tape_file SET first_block = 3", "tape files that do not follow"),
-        ("INSERT INTO tape_file VALUES (3, 'torn', 1003, 1, 0, x'')", "do not follow"),
+        ("INSERT INTO tape_file VALUES (3, 'torn', 1003, 1, 0, x'', 0)", "do not follow"),
         ("UPDATE setting SET value = 4 WHERE name = 'next_ino'", "would give away again"),
         ("UPDATE setting SET value = 'x' WHERE name = 'volume_uuid'", "has no volume UUID"),
         ("UPDATE setting SET value = 'x' WHERE name = 'next_ino'", "lacks settings"),
@@ -161,7 +161,7 @@ UPDATE inode SET nlink = 3 WHERE ino = 3;
         ),
         ("DROP TABLE xattr; CREATE TABLE xattr (ino, other)", "cannot be read"),
         ("PRAGMA application_id = 1", "is not a catalog"),
-        ("PRAGMA user_version = 9", "has layout 9, this tapefs knows 1; use a newer tapefs"),
+        ("PRAGMA user_version = 9", "has layout 9, this tapefs knows 2; use a newer tapefs"),
     ],
 )
 def test_a_contradiction_in_a_checkpoint_is_refused(

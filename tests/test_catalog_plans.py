@@ -13,6 +13,7 @@ from volume_rig import Rig, User
 
 from tapefs.archive.tape_attributes import TapeAttributes
 from tapefs.catalog.database import Database
+from tapefs.config import Config
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,7 +120,7 @@ async def use(user: User) -> None:
 async def test_no_statement_of_a_mount_goes_through_all_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rig = Rig(tmp_path)
+    rig = Rig(tmp_path, config=Config(settle_s=0.0, idle_s=3600.0, small_checkpoint_bytes=0))
     await rig.format()
     plans = Plans(monkeypatch)
     for _ in range(2):

@@ -310,7 +310,7 @@ def test_tape_files_and_their_record_crcs(view: TapeView) -> None:
     assert list(view.tape_files()) == files
     assert view.last_tape_file() == files[-1]
     assert view.last_checkpoint() == files[1]
-    assert view.checkpoint_count() == 1
+    assert view.generation_count() == 1
     assert view.tape_file(3) == files[2]
     assert view.tape_file(5) is None
     assert view.expected_end().block == 12

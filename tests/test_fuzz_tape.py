@@ -88,7 +88,7 @@ def forged_label(rng: random.Random) -> bytes:
 
 
 def some_tail(kind: TapeFileKind = TapeFileKind.SEGMENT) -> Tail:
-    is_segment = kind is TapeFileKind.SEGMENT
+    is_segment = kind is not TapeFileKind.CHECKPOINT
     span = MemberSpan(1024, 400, bytes(32))
     since = (EarlierFile(3, 10, 4), EarlierFile(4, 15, 2, TapeFileKind.TORN, True))
     return Tail(UUID_7, 5, kind, 18, 1, span, span if is_segment else None, 6, since, 1, 10**18)
@@ -96,7 +96,7 @@ def some_tail(kind: TapeFileKind = TapeFileKind.SEGMENT) -> Tail:
 
 TAILS = [
     encode_tail(some_tail(kind), 4096, RECORD_BYTES).rstrip(b"\0") + bytes(1024)
-    for kind in (TapeFileKind.SEGMENT, TapeFileKind.CHECKPOINT)
+    for kind in (TapeFileKind.SEGMENT, TapeFileKind.CLOSING, TapeFileKind.CHECKPOINT)
 ]
 
 
@@ -444,7 +444,8 @@ class Forger:
     def _segment(self, sequence: int, since: tuple[EarlierFile, ...]) -> None:
         journal = some_journal(self.rng, sequence, self.rig.label.volume_uuid)
         path = b".tapefs/segments/%08d.ndjson" % sequence
-        self._close(TapeFileKind.SEGMENT, sequence, path, journal, since)
+        kind = TapeFileKind.CLOSING if self.rng.random() < 0.3 else TapeFileKind.SEGMENT
+        self._close(kind, sequence, path, journal, since)
 
     def _checkpoint(self, sequence: int, since: tuple[EarlierFile, ...]) -> None:
         path = self.rig.directory / "forged.sqlite"
@@ -497,7 +498,7 @@ class Forger:
             self._block if self.rng.random() < 0.9 else self.rng.choice((0, 2**40, INT64_MAX)),
             0,
             span,
-            span if kind is TapeFileKind.SEGMENT else None,
+            span if kind is not TapeFileKind.CHECKPOINT else None,
             0 if self.rng.random() < 0.7 else self.rng.choice((2, 3, 7, 2**40, INT64_MAX)),
             since if self.rng.random() < 0.9 else since[1:],
             1,

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from crash_rig import logs_expected
 from first_light_rig import Host, new_host
 from volume_rig import RECORD_BYTES, Rig
 
@@ -113,22 +114,34 @@ async def test_a_generation_that_never_was(tmp_path: Path, number: int) -> None:
             pytest.fail("mounted")
 
 
-async def test_a_damaged_checkpoint_names_the_way_out(tmp_path: Path) -> None:
+async def test_without_its_checkpoint_a_generation_is_in_the_journals(tmp_path: Path) -> None:
+    history = await History(tmp_path).write()
+    spoil(history.rig, b"catalog-00000001.sqlite.zst")
+    with logs_expected():
+        async with history.rig.mounted(generation=1) as user:
+            assert await user.snapshot() == history.shown[0]
+
+
+async def test_a_generation_that_cannot_be_read_names_the_way_out(tmp_path: Path) -> None:
     history = await History(tmp_path).write()
     rig = history.rig
-    async with rig.mounted(read_only=True) as user:
-        first = user.volume.view.checkpoint(1)
-        assert first is not None
-    image = bytearray(rig.tap.read_bytes())
-    # Behind the member's header, in the packed catalog.
-    at = image.index(b"catalog-00000001.sqlite.zst") + 512 + 64
-    image[at] ^= 1
-    rig.tap.write_bytes(image)
-    with pytest.raises(DamagedTape, match=r"generation 1 cannot be read.*mount another one"):
+    spoil(rig, b"catalog-00000001.sqlite.zst")
+    spoil(rig, b"segments/00000001.ndjson")
+    with (
+        logs_expected(),
+        pytest.raises(DamagedTape, match=r"generation 1 cannot be read.*mount another one"),
+    ):
         async with rig.mounted(generation=1):
             pytest.fail("mounted")
     async with rig.mounted(generation=2) as user:
         assert await user.snapshot() == history.shown[1]
+
+
+def spoil(rig: Rig, member: bytes) -> None:
+    """Change a byte of the data of one of tapefs's own members."""
+    image = bytearray(rig.tap.read_bytes())
+    image[image.index(member) + 512 + 64] ^= 1
+    rig.tap.write_bytes(image)
 
 
 @pytest.fixture

@@ -51,6 +51,7 @@ STATUS: dict[str, Any] = {
         "written_bytes": 5,
         "free_bytes": None,
         "segments": 3,
+        "closings": 2,
         "checkpoints": 1,
         "torn_tape_files": 0,
     },

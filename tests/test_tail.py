@@ -44,7 +44,8 @@ EARLIER = st.builds(EarlierFile, COUNTS, COUNTS, COUNTS, KINDS) | st.builds(
 
 @st.composite
 def tails(draw: st.DrawFn) -> Tail:
-    kind = draw(st.sampled_from([TapeFileKind.SEGMENT, TapeFileKind.CHECKPOINT]))
+    kinds = [TapeFileKind.SEGMENT, TapeFileKind.CLOSING, TapeFileKind.CHECKPOINT]
+    kind = draw(st.sampled_from(kinds))
     return Tail(
         volume_uuid=draw(st.uuids()),
         sequence=draw(st.integers(1, 10**9)),
@@ -52,7 +53,7 @@ def tails(draw: st.DrawFn) -> Tail:
         first_block=draw(COUNTS),
         record_count=0,
         index=draw(SPANS),
-        manifest=draw(SPANS) if kind is TapeFileKind.SEGMENT else None,
+        manifest=draw(SPANS) if kind is not TapeFileKind.CHECKPOINT else None,
         checkpoint_block=draw(COUNTS),
         since_checkpoint=tuple(draw(st.lists(EARLIER, max_size=40))),
         generation=draw(COUNTS),
@@ -227,6 +228,11 @@ def with_fields(change: dict[str, object]) -> bytes:
         {"journal": {"position": 1, "length": -2, "sha256": "00" * 32}},
         {"manifest": "absent"},
         {"manifest": []},
+        {"closes": 1},
+        {"closes": None},
+        {"closes": "true"},
+        # A checkpoint ends a generation by itself.
+        {"closes": True, "kind": "checkpoint", "manifest": "absent"},
     ],
 )
 def test_fields_that_make_no_sense(change: dict[str, object]) -> None:
@@ -277,3 +283,16 @@ def test_the_seal_is_crc32c_of_what_precedes_it() -> None:
 def test_limits_go_together() -> None:
     """The largest tail fits into the smallest record behind a header that fills another."""
     assert 512 + 512 + TAIL_BYTES_MAX + 1024 <= RECORD_BYTES
+
+
+def test_a_closing_calls_itself_a_segment() -> None:
+    closing = replace(SEGMENT, kind=TapeFileKind.CLOSING)
+    record = encode_tail(closing, 0, RECORD_BYTES)
+    assert b'"kind":"segment"' in record
+    assert b'"closes":true' in record
+    assert b".tapefs/segments/00000003.tail" in record
+    assert find_tail(record).kind is TapeFileKind.CLOSING
+    listed = replace(SEGMENT, since_checkpoint=(EarlierFile(2, 11, 3, TapeFileKind.CLOSING),))
+    assert b'"since_checkpoint":[[2,11,3,"segment"]]' in encode_tail(listed, 0, RECORD_BYTES)
+    # Whoever knows no closings would take this for a checkpoint behind a segment's name.
+    assert find_tail(with_fields({"closes": False})).kind is TapeFileKind.SEGMENT

@@ -232,7 +232,7 @@ class Archiver:
         """The drive is away: the error for whoever wants something of it."""
         reason = self._lane.away.sentence if self._lane.away else "the drive is not served any more"
         unfinished = finalize and self._admission.read_only_reason is None
-        if self._catalog.owes_tape() or (unfinished and not self.migration.ends_in_checkpoint()):
+        if self._catalog.owes_tape() or (unfinished and not self.migration.is_ended()):
             self._retry.overdue = True
             return DriveGone(reason)
         if finalize:

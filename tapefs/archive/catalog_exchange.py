@@ -86,7 +86,7 @@ def _write(header: dict[str, object], plain: Path, fd: int, report: Report) -> N
 def _header(plain: Path) -> dict[str, object]:
     with closing(TapeReader.open_for_reading(plain)) as view:
         settings, last = view.settings, view.last_tape_file()
-        generations_count = view.checkpoint_count()
+        generations_count = view.generation_count()
     with plain.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         size_bytes = file.seek(0, os.SEEK_END)

@@ -1,6 +1,8 @@
-"""Generations: every checkpoint is the volume as it was then, and can be seen again, read-only.
+"""Generations: the volume as it was at an unmount or checkpoint can be seen again, read-only.
 
-Nothing on tape is ever overwritten, so all that an earlier catalog points to is still there.
+Nothing on tape is ever overwritten, so all that an earlier catalog points to is still there. A
+generation ends in a checkpoint, or in a closing: then its catalog is the last checkpoint before
+that, rolled forward.
 """
 
 from __future__ import annotations
@@ -9,11 +11,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from tapefs.archive.catalogs import LIVE_NAME, VIEW_NAME, fresh_live, make_directory, open_view
-from tapefs.archive.recovery import load_checkpoint
+from tapefs.archive.recovery import rebuild_as_of
 from tapefs.catalog import remove_database
-from tapefs.entries import TapeFileKind
 from tapefs.errors import DamagedTape, MediumFailed, UsageError
-from tapefs.volume.session import read_tail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,7 +31,10 @@ _DIRECTORY: Final = "generations"
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One checkpoint. `new_bytes`: what went to tape since the one before, without checkpoints."""
+    """What ended in tape file `sequence`.
+
+    `new_bytes`: what went to tape since the one before, without the tape files that end them.
+    """
 
     number: int
     sequence: int
@@ -43,7 +46,7 @@ def generations(view: TapeView) -> Iterator[Generation]:
     """All generations on the tape of `view`, the oldest first."""
     number = new_records = 0
     for tape_file in view.tape_files():
-        if tape_file.kind is not TapeFileKind.CHECKPOINT:
+        if not tape_file.ends_generation:
             new_records += view.settings.geometry.record_count(tape_file)
             continue
         number += 1
@@ -72,24 +75,20 @@ async def open_generation(
 ) -> tuple[TapeView, Catalog]:
     """View and live catalog of the loaded volume as they were at generation `number`.
 
-    Read from its checkpoint each time; what this host knows of the volume today stays as it is.
-    Raises UsageError when there is no such generation, DamagedTape when its checkpoint cannot be
-    read, and what `open_view` raises.
+    Read from tape each time; what this host knows of the volume today stays as it is. Raises
+    UsageError when there is no such generation, DamagedTape when what it takes cannot be read, and
+    what `open_view` raises.
     """
-    checkpoint = await _find(drive, label, directory, number, report)
+    end = await _find(drive, label, directory, number, report)
     target = make_directory(directory_of(directory, number))
     for name in (VIEW_NAME, LIVE_NAME):
         remove_database(target / name)
     try:
-        last = checkpoint.record_count - 1
-        geometry = label.geometry
-        address = geometry.record_address(checkpoint.sequence, checkpoint.first_block, last)
-        tail = await read_tail(drive, address, geometry)
         work = make_directory(directory / "work")
-        view = await load_checkpoint(drive, tail, label, target / VIEW_NAME, work, report)
+        view = await rebuild_as_of(drive, label, end, target / VIEW_NAME, work, report)
     except (DamagedTape, MediumFailed) as exc:
         raise DamagedTape(
-            f"the checkpoint of generation {number} cannot be read ({exc}); mount another one, "
+            f"the catalog of generation {number} cannot be read ({exc}); mount another one, "
             "'tapefs generations' lists them"
         ) from exc
     try:
@@ -105,10 +104,10 @@ async def _find(
 ) -> TapeFile:
     view = await open_view(drive, label, directory, report, writable=False)
     try:
-        checkpoint, count = view.checkpoint(number), view.checkpoint_count()
+        end, count = view.generation_end(number), view.generation_count()
     finally:
         view.close()
-    if checkpoint is None:
+    if end is None:
         known = f"it has 1 to {count}" if count else "it has none yet"
         raise UsageError(f"volume '{label.name}' has no generation {number}; {known}")
-    return checkpoint
+    return end

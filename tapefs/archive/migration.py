@@ -19,7 +19,6 @@ from tapefs.archive.catalogs import foreign_to
 from tapefs.archive.confirmation import Confirmation
 from tapefs.archive.selection import Limits, Selection, select
 from tapefs.archive.spool import CACHE_SHARE
-from tapefs.entries import TapeFileKind
 from tapefs.errors import TapefsError
 from tapefs.volume.journal_file import read_entries
 from tapefs.volume.segment import SegmentBuilder
@@ -223,11 +222,14 @@ class Migration:
         # The room for the last one is reserved; one in between must not take it.
         if due and self._account.free_bytes() and not self._writer.is_near_end:
             await self._prove_end()
-            await self._checkpoint()
+            await self._checkpoint(complete=True)
 
-    async def _checkpoint(self) -> None:
+    async def _checkpoint(self, *, complete: bool) -> None:
         self.state = "checkpoint"
-        await self._writer.write_checkpoint()
+        if not complete and self._writer.closing_suffices():
+            await self._writer.write_closing()
+        else:
+            await self._writer.write_checkpoint()
         self.failures_in_row = 0
 
     async def close_when_near_end(self) -> None:
@@ -237,24 +239,24 @@ class Migration:
             self._catalog.set_end_reached()
             telemetry.event(telemetry.VOLUME_FULL, waiting=self._account.pending_count)
         if self._admission.full_reason is not None:
-            await self._last_checkpoint()
+            await self._end_generation()
 
-    async def _last_checkpoint(self) -> None:
-        """The catalog goes to tape, unless it is there, or nothing may be written any more."""
+    async def _end_generation(self) -> None:
+        """What is on tape can be mounted again as it is now, unless nothing may be written."""
         if self._admission.read_only_reason is not None:
             return
         await self._prove_end()
-        if not self.ends_in_checkpoint():
-            await self._checkpoint()
+        if not self.is_ended():
+            await self._checkpoint(complete=self._admission.full_reason is not None)
 
-    def ends_in_checkpoint(self) -> bool:
-        """Whether nothing was written since the last checkpoint, or ever."""
+    def is_ended(self) -> bool:
+        """Whether nothing was written since the end of the last generation, or ever."""
         last = self._view.last_tape_file()
-        return last is None or last.kind is TapeFileKind.CHECKPOINT
+        return last is None or last.ends_generation
 
     async def finish_volume(self) -> None:
-        await self._last_checkpoint()
-        if not self.ends_in_checkpoint():
+        await self._end_generation()
+        if not self.is_ended():
             self.remarks.append(
                 "the last checkpoint could not be written; a mount elsewhere takes longer, "
                 "because it reads the segments' own journals"

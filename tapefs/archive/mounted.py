@@ -73,7 +73,7 @@ class MountedVolume:
     account: CapacityAccount
     config: Config
     writable: bool
-    # The checkpoint that is shown; None for the volume as it is now.
+    # The generation that is shown; None for the volume as it is now.
     generation: int | None = None
     clean: bool = False
 
@@ -153,7 +153,7 @@ async def open_volume(
 ) -> MountedVolume:
     """Recover what there is to recover, prove the end of the tape, and build the parts.
 
-    With `generation`, the volume as it was at that checkpoint, which needs a `read_only_reason`.
+    With `generation`, the volume as it was when that ended, which needs a `read_only_reason`.
     A tape that can be read but not appended to is opened read-only. The drive must have no other
     user; when it is lost, `reopen` is for `Resumption`. Pair with `closing_volume`. Raises
     WrongTape, DamagedTape, StateUnusable, DriveBusy and the drive's errors.

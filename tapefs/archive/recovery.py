@@ -141,11 +141,34 @@ async def rebuild(
     The last checkpoint that can be read, or nothing, is the start; `settle_end` does the rest.
     """
     remove_database(target)
-    view = await _from_checkpoint(drive, label, target, work, report)
+    tail = await _last_tail(drive, label.geometry)
+    view = await _from_checkpoint(drive, label, tail, target, work, report)
     if view is None:
         view = TapeView.create(target, _settings(label))
     try:
         await settle_end(drive, view, work, report, writable=writable, salvages=salvages)
+    except BaseException:
+        view.close()
+        raise
+    return view
+
+
+async def rebuild_as_of(
+    drive: TapeDrive, label: Label, last: TapeFile, target: Path, work: Path, report: Report
+) -> TapeView:
+    """The view of the volume as it was when the closed tape file `last` was its last, in `target`.
+
+    Writes nothing to tape. Raises DamagedTape, MediumFailed, WrongTape, StateUnusable.
+    """
+    remove_database(target)
+    geometry = label.geometry
+    tail = await read_tail(drive, geometry.last_record_address(last), geometry)
+    view = await _from_checkpoint(drive, label, tail, target, work, report)
+    if view is None:
+        view = TapeView.create(target, _settings(label))
+    try:
+        roll = RollForward(drive, view, work, report)
+        await roll.run(geometry.end_address(last).block - 1, last)
     except BaseException:
         view.close()
         raise
@@ -196,9 +219,7 @@ async def _prove_last_tail(
 
 async def _tail_before_mark(drive: TapeDrive, tape_file: TapeFile, geometry: Geometry) -> Tail:
     """The tail in the last record of `tape_file`, behind which its filemark must stand."""
-    last = tape_file.record_count - 1
-    address = geometry.record_address(tape_file.sequence, tape_file.first_block, last)
-    tail = await read_tail(drive, address, geometry)
+    tail = await read_tail(drive, geometry.last_record_address(tape_file), geometry)
     try:
         await drive.read_block(array("B", bytes(geometry.record_bytes)))
     except FilemarkDetected:
@@ -213,10 +234,12 @@ async def _tail_before_mark(drive: TapeDrive, tape_file: TapeFile, geometry: Geo
 
 
 async def _from_checkpoint(
-    drive: TapeDrive, label: Label, target: Path, work: Path, report: Report
+    drive: TapeDrive, label: Label, tail: Tail | None, target: Path, work: Path, report: Report
 ) -> TapeView | None:
-    """The newest checkpoint that can be read, as a view; None when there is none."""
-    tail = await _last_tail(drive, label.geometry)
+    """The newest checkpoint that can be read, up to that of `tail`, as a view; None: there is none.
+
+    `tail` is that of the last tape file that counts, None when none has one.
+    """
     if tail is not None and tail.volume_uuid != label.volume_uuid:
         raise WrongTape("the end of this tape belongs to another volume than its label")
     while tail is not None:
@@ -224,7 +247,7 @@ async def _from_checkpoint(
             tail = await _checkpoint_tail_before(drive, tail, label.geometry)
             continue
         try:
-            return await load_checkpoint(drive, tail, label, target, work, report)
+            return await _load_checkpoint(drive, tail, label, target, work, report)
         except (DamagedTape, MediumFailed) as exc:
             telemetry.event(
                 telemetry.ROLL_FORWARD,
@@ -270,7 +293,7 @@ async def _checkpoint_tail_before(drive: TapeDrive, tail: Tail, geometry: Geomet
     return found if earlier and found.volume_uuid == tail.volume_uuid else None
 
 
-async def load_checkpoint(
+async def _load_checkpoint(
     drive: TapeDrive, tail: Tail, label: Label, target: Path, work: Path, report: Report
 ) -> TapeView:
     """The catalog in the checkpoint that ends in `tail`, as a new view in `target`.

@@ -64,14 +64,15 @@ class RollForward:
         self._passed_over: frozenset[int] = frozenset()
         self.learned_count = 0
 
-    async def run(self, last_file_end: int) -> None:
+    async def run(self, last_file_end: int, last: TapeFile | None = None) -> None:
         """Learn every tape file up to the filemark at block `last_file_end`.
 
-        Raises WrongTape when one does not belong here or contradicts what the view knows,
-        DamagedTape when a journal cannot be read or records are missing.
+        That is the last one on the tape, or the one behind the closed tape file `last`. Raises
+        WrongTape when one does not belong here or contradicts what the view knows, DamagedTape when
+        a journal cannot be read or records are missing.
         """
         if self._next_start().block <= last_file_end:
-            self._passed_over = await self._judgement_at_end(last_file_end)
+            self._passed_over = await self._judgement_at_end(last_file_end, last)
         while (start := self._next_start()).block <= last_file_end:
             await self._drive.locate(start)
             after = await self._drive.pass_tape_file()
@@ -152,12 +153,17 @@ class RollForward:
         if not self._is_dispensable(tail):
             self._unread[torn.sequence] = exc
 
-    async def _judgement_at_end(self, last_file_end: int) -> frozenset[int]:
+    async def _judgement_at_end(self, last_file_end: int, last: TapeFile | None) -> frozenset[int]:
         """The tape files that the last tail, before block `last_file_end`, calls torn."""
         try:
-            await self._drive.space_to_end_of_data()
-            await self._drive.space_filemarks(-1)
-            tail = await tail_before_head(self._drive, self._geometry)
+            if last is not None:
+                tail = await read_tail(
+                    self._drive, self._geometry.last_record_address(last), self._geometry
+                )
+            else:
+                await self._drive.space_to_end_of_data()
+                await self._drive.space_filemarks(-1)
+                tail = await tail_before_head(self._drive, self._geometry)
         except DamagedTape:
             return frozenset()
         if tail.volume_uuid != self._view.settings.volume_uuid or tail.first_block > last_file_end:
@@ -187,6 +193,7 @@ class RollForward:
                 tail.first_block,
                 tail.record_count,
                 tail.written_ns,
+                index_bytes=tail.index.length,
             )
 
     async def _tail(self, start: TapeAddress, record_count: int) -> Tail | None:
@@ -266,12 +273,11 @@ def _apply(view: TapeView, tape_file: TapeFile, index: Path) -> None:
     uuid = view.settings.volume_uuid
     first_crcs = read_crcs(index)
     crcs = first_crcs + tape_file.crcs[len(first_crcs) :]
-    tape_file = TapeFile(
-        tape_file.sequence,
-        tape_file.kind,
-        tape_file.first_block,
-        tape_file.record_count,
-        tape_file.written_ns,
-        crcs,
-    )
-    view.apply(tape_file, read_entries(index, uuid, tape_file.sequence))
+    tape_file = dataclasses.replace(tape_file, crcs=crcs)
+    entries = read_entries(index, uuid, tape_file.sequence)
+    if tape_file.kind is TapeFileKind.CLOSING and next(entries, None) is not None:
+        raise DamagedTape(
+            f"tape file {tape_file.sequence} says that it only closes, but changes files; mount an "
+            "earlier generation or restore with tar"
+        )
+    view.apply(tape_file, entries)

@@ -78,7 +78,7 @@ def summary(volume: KnownVolume) -> VolumeSummary:
         geometry = view.settings.geometry
         for tape_file in view.outlines():
             used_records += geometry.record_count(tape_file)
-        generations_count = view.checkpoint_count()
+        generations_count = view.generation_count()
         verified = _verified(volume.directory / VERIFIED_NAME, view)
     with _opened(volume) as catalog:
         totals = catalog.totals_of_volume()

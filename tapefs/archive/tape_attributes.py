@@ -61,7 +61,7 @@ class TapeAttributes:
         return self._name
 
     def _generation(self, _: Inode) -> bytes:
-        return b"%d" % self._view.checkpoint_count()
+        return b"%d" % self._view.generation_count()
 
     def _state(self, inode: Inode) -> bytes | None:
         if not stat.S_ISREG(inode.mode):

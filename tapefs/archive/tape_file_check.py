@@ -234,7 +234,7 @@ class TapeFileCheck:
             if not self.damages.covers(0, self._record_bytes):
                 self._contradicts("it does not start as a tape file of this format does")
             return
-        kind = self._known.kind if self._known else head.kind
+        kind = self._known.kind.on_tape if self._known else head.kind
         if (head.volume_uuid, head.sequence, head.kind) != (
             self._volume_uuid,
             self._sequence,
@@ -264,7 +264,7 @@ class TapeFileCheck:
             whole = not self.damages.as_tuple()
             if whole and self._manifest.digest() != tail.manifest.sha256:
                 self._contradicts("its list of checksums is not that of the files in it")
-        if tail.kind is TapeFileKind.SEGMENT and not self._journal_done:
+        if tail.kind is not TapeFileKind.CHECKPOINT and not self._journal_done:
             span = tail.index
             if not self.damages.covers(span.position, span.length):
                 self._contradicts("its journal was not found", span.position, span.length)

@@ -16,6 +16,7 @@ import trio
 import zstandard
 
 from tapefs import telemetry
+from tapefs.archive.closing import closing_suffices
 from tapefs.archive.damage_report import log_damage
 from tapefs.archive.policy import JobKind
 from tapefs.archive.read_back import WrittenWrong, read_back
@@ -31,7 +32,7 @@ from tapefs.errors import (
     leaves_of,
 )
 from tapefs.volume.records import RecordBuffers
-from tapefs.volume.segment import CheckpointBuilder, Place
+from tapefs.volume.segment import CheckpointBuilder, Place, SegmentBuilder
 from tapefs.volume.session import AppendProgress, append, go_to_end, prove_position
 from tapefs.volume.tail import EarlierFile
 
@@ -103,7 +104,7 @@ class TapeWriter:
         """Whether the tape file in progress has met early warning. May be asked by any thread."""
         return self._progress.early_warning
 
-    def next_place(self, *, checkpoint: bool = False) -> Place:
+    def next_place(self, *, ends_generation: bool = False) -> Place:
         """Where the next tape file goes, and what it says of those before it."""
         view, self._written_ns = self.view, self._clock_ns()
         last, previous = view.last_tape_file(), view.last_checkpoint()
@@ -120,7 +121,7 @@ class TapeWriter:
             first_block=view.expected_end().block,
             checkpoint_block=previous.first_block if previous else 0,
             since_checkpoint=since,
-            generation=view.checkpoint_count() + checkpoint,
+            generation=view.generation_count() + ends_generation,
             written_ns=self._written_ns,
         )
 
@@ -256,12 +257,36 @@ class TapeWriter:
         """Something failed: do not believe anything about the tape's end any more."""
         self._end_unproven = True
 
+    def closing_suffices(self) -> bool:
+        """Whether a closing serves whoever will have the tape alone, instead of a checkpoint."""
+        last = self.view.last_checkpoint()
+        return last is not None and closing_suffices(
+            last.record_count * self.settings.record_bytes,
+            self.view.files_since_checkpoint(),
+            self._config,
+        )
+
+    async def write_closing(self) -> None:
+        """Append a segment without entries, which ends a generation."""
+        place = self.next_place(ends_generation=True)
+        builder = SegmentBuilder(place, self.buffers, self.work, closes=True)
+        try:
+            await self.append(builder.finish(), place.start)
+            await self.read_back(builder.tape_file())
+        finally:
+            self._account.counts_twice = False
+            builder.abandon()
+        await self.learn(builder.tape_file(), ())
+        telemetry.event(
+            telemetry.GENERATION_CLOSED, sequence=place.sequence, generation=place.generation
+        )
+
     async def write_checkpoint(self) -> None:
         """Append a complete, compressed copy of the tape view."""
         copy, packed = self.work / "catalog.sqlite", self.work / "catalog.sqlite.zst"
         try:
             await trio.to_thread.run_sync(self._pack_view, copy, packed)
-            place = self.next_place(checkpoint=True)
+            place = self.next_place(ends_generation=True)
             builder = CheckpointBuilder(place, self.buffers)
             await self.append(builder.records(packed), place.start)
             await self.read_back(builder.tape_file())

@@ -10,7 +10,8 @@ from uuid import UUID
 from tapefs.catalog.database import (
     APPLICATION_TAPE,
     CACHE_BYTES,
-    SCHEMA_VERSION,
+    LAYOUTS,
+    TAPE_SCRIPTS,
     building,
     primary_code,
     run_scripts,
@@ -72,8 +73,7 @@ def import_view(checkpoint: Path, path: Path) -> None:
     """
     if not checkpoint.is_file():
         raise StateUnusable(f"{checkpoint} cannot be used: it is not a file; check its disk")
-    scripts = ("namespace.sql", "tape.sql")
-    with building(path, APPLICATION_TAPE, *scripts) as connection:
+    with building(path, APPLICATION_TAPE, "namespace.sql", *TAPE_SCRIPTS) as connection:
         try:
             _copy_checked(checkpoint, connection)
             run_scripts(connection, "namespace_index.sql")
@@ -104,7 +104,7 @@ def _copy_checked(checkpoint: Path, connection: sqlite3.Connection) -> None:
             f"cache_size = -{CACHE_BYTES // 1024}",
         ):
             source.execute(f"PRAGMA {pragma}")
-        _check_structure(source)
+        layout = _check_structure(source)
     finally:
         source.close()
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _VALUE_BYTES_MAX)
@@ -112,26 +112,30 @@ def _copy_checked(checkpoint: Path, connection: sqlite3.Connection) -> None:
     connection.execute("ATTACH ? AS source", (uri,))
     connection.execute("BEGIN")
     for table, (columns, order) in _TABLES.items():
+        found = columns.replace("index_bytes", "0") if layout == 1 else columns
         # From a file attached as read-only SQLite copies row by row, through our constraints.
         connection.execute(
             f"INSERT INTO main.{table} ({columns})"
-            f" SELECT {columns} FROM source.{table} ORDER BY {order}"
+            f" SELECT {found} FROM source.{table} ORDER BY {order}"
         )
     _check_settings(connection)
     connection.execute("COMMIT")
     connection.execute("DETACH source")
 
 
-def _check_structure(source: sqlite3.Connection) -> None:
-    """Accept plain tables with our names only: a view or trigger could run anything."""
+def _check_structure(source: sqlite3.Connection) -> int:
+    """Accept plain tables with our names only: a view or trigger could run anything.
+
+    Returns the copy's layout.
+    """
     (mark,) = source.execute("PRAGMA application_id").fetchone()
     (version,) = source.execute("PRAGMA user_version").fetchone()
     if mark != APPLICATION_TAPE:
         raise _damaged("is not a catalog")
-    if version != SCHEMA_VERSION:
+    if not 1 <= version <= LAYOUTS[APPLICATION_TAPE]:
         raise DamagedTape(
             f"the catalog in the checkpoint has layout {version}, this tapefs knows "
-            f"{SCHEMA_VERSION}; use a newer tapefs, or restore with tar"
+            f"{LAYOUTS[APPLICATION_TAPE]}; use a newer tapefs, or restore with tar"
         )
     found: dict[str, Any] = {}
     for kind, name, sql in source.execute("SELECT type, name, sql FROM sqlite_schema"):
@@ -152,6 +156,7 @@ def _check_structure(source: sqlite3.Connection) -> None:
     (verdict,) = source.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         raise _damaged(f"is not intact ({verdict})")
+    return int(version)
 
 
 def _check_settings(connection: sqlite3.Connection) -> None:
@@ -173,9 +178,10 @@ def _check_settings(connection: sqlite3.Connection) -> None:
 
 
 def _create_tape_tables(connection: sqlite3.Connection) -> None:
-    """The tables of tape.sql without their indexes."""
-    run_scripts(connection, "tape.sql")
-    connection.execute("DROP INDEX tape_file_checkpoint")
+    """The tables of a tape view's own without their indexes."""
+    run_scripts(connection, *TAPE_SCRIPTS)
+    for index in ("tape_file_checkpoint", "tape_file_generation"):
+        connection.execute(f"DROP INDEX {index}")
 
 
 def _damaged(what: str) -> DamagedTape:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from tapefs.catalog.database import (
     APPLICATION_LIVE,
     APPLICATION_TAPE,
+    TAPE_SCRIPTS,
     Database,
     building,
     run_scripts,
@@ -28,7 +29,7 @@ def create_tape_view(path: Path, settings: VolumeSettings) -> None:
 
     Raises StateUnusable when `path` exists or cannot be made.
     """
-    with building(path, APPLICATION_TAPE, *_NAMESPACE, "tape.sql") as connection:
+    with building(path, APPLICATION_TAPE, *_NAMESPACE, *TAPE_SCRIPTS) as connection:
         values = {
             "volume_uuid": str(settings.volume_uuid),
             "name": settings.name,

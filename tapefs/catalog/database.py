@@ -22,10 +22,13 @@ if TYPE_CHECKING:
 
 Row: TypeAlias = tuple[Any, ...]
 
-SCHEMA_VERSION: Final = 1
 APPLICATION_TAPE: Final = 0x74665456
 APPLICATION_LIVE: Final = 0x74664C56
 APPLICATION_VERIFIED: Final = 0x74665652
+# The layout of each kind of file. A tape view of layout 1 knows no closings and no journal lengths.
+LAYOUTS: Final = {APPLICATION_TAPE: 2, APPLICATION_LIVE: 1, APPLICATION_VERIFIED: 1}
+# The tables of a tape view beside those of namespace.sql.
+TAPE_SCRIPTS: Final = ("tape.sql", "tape_file.sql")
 # Page cache of one connection; it bounds memory however many files there are.
 CACHE_BYTES: Final = 12 * 1024 * 1024
 # The thread that commits folds the write-ahead log into the database only beyond this size (32
@@ -89,6 +92,8 @@ class Database:
         try:
             with translated(path):
                 _configure(connection, read_only=read_only)
+                if application == APPLICATION_TAPE and not read_only:
+                    _bring_up_to_date(connection, path)
             _check_version(connection, path, application)
         except TapefsError:
             connection.close()
@@ -270,7 +275,7 @@ def building(path: Path, application: int, *scripts: str) -> Iterator[sqlite3.Co
         try:
             for pragma in (
                 f"application_id = {application}",
-                f"user_version = {SCHEMA_VERSION}",
+                f"user_version = {LAYOUTS[application]}",
                 "journal_mode = OFF",
                 "synchronous = OFF",
                 "trusted_schema = OFF",
@@ -290,10 +295,11 @@ def building(path: Path, application: int, *scripts: str) -> Iterator[sqlite3.Co
 
 
 def run_scripts(connection: sqlite3.Connection, *names: str) -> None:
-    """Run SQL files of this package, outside any transaction."""
+    """Run SQL files of this package one after the other; transactions are theirs to begin."""
     package = importlib.resources.files("tapefs.catalog")
-    for name in names:
-        connection.executescript(package.joinpath(name).read_text(encoding="utf-8"))
+    connection.executescript(
+        "".join(package.joinpath(name).read_text(encoding="utf-8") for name in names)
+    )
 
 
 def sentences(*names: str) -> list[tuple[str, str]]:
@@ -379,8 +385,28 @@ def _check_version(connection: sqlite3.Connection, path: Path, application: int)
         (version,) = connection.execute("PRAGMA user_version").fetchone()
     if mark != application:
         raise StateUnusable(f"{path} is not what its name says; move it away")
-    if version != SCHEMA_VERSION:
+    layout = LAYOUTS[application]
+    if version < layout:
         raise StateUnusable(
-            f"{path} has layout {version}, this tapefs knows {SCHEMA_VERSION}; "
+            f"{path} has layout {version} of an older tapefs; mount its volume once, which brings "
+            "it up to date"
+        )
+    if version > layout:
+        raise StateUnusable(
+            f"{path} has layout {version}, this tapefs knows {layout}; "
             "use the tapefs that made it, or run 'tapefs rebuild'"
         )
+
+
+def _bring_up_to_date(connection: sqlite3.Connection, path: Path) -> None:
+    """Give a tape view of layout 1 the layout of today: all of it, or nothing."""
+    (mark,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if (mark, version) != (APPLICATION_TAPE, 1):
+        return
+    try:
+        run_scripts(connection, "tape_layout_1.sql", "tape_file.sql", "tape_layout_2.sql")
+    except sqlite3.IntegrityError as exc:
+        raise StateUnusable(
+            f"{path} is damaged ({exc}); run 'tapefs rebuild' to make it anew"
+        ) from exc

@@ -23,7 +23,9 @@ INODE_COLUMNS: Final = (
     "ino, mode, uid, gid, nlink, size, rdev, atime_ns, mtime_ns, ctime_ns, target, sha256, xxh128"
 )
 EXTENT_COLUMNS: Final = "ino, offset, length, sequence, position"
-TAPE_FILE_COLUMNS: Final = "sequence, kind, first_block, record_count, written_ns, crcs"
+TAPE_FILE_COLUMNS: Final = (
+    "sequence, kind, first_block, record_count, written_ns, crcs, index_bytes"
+)
 STAGED_COLUMNS: Final = "ino, resident, dirty, touched_ns"
 
 # An inode's values in the order of INODE_COLUMNS.
@@ -97,5 +99,4 @@ def staged_from(row: Row) -> Staged:
 
 def tape_file_from(row: Row) -> TapeFile:
     """The TapeFile that a row of TAPE_FILE_COLUMNS stands for."""
-    sequence, kind, first_block, record_count, written_ns, crcs = row
-    return TapeFile(sequence, TapeFileKind(kind), first_block, record_count, written_ns, crcs)
+    return TapeFile(row[0], TapeFileKind(row[1]), *row[2:])

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tapefs.drive import TapeAddress
 
 _SELECT_FILE: Final = f"SELECT {TAPE_FILE_COLUMNS} FROM tape_file"
+# As the index in tape.sql has it: `TapeFile.ends_generation`.
+_ENDS_GENERATION: Final = "kind IN ('checkpoint', 'closing')"
 
 
 class TapeReader(Namespace):
@@ -80,19 +82,28 @@ class TapeReader(Namespace):
         )
         return tape_file_from(row) if row else None
 
-    def checkpoint(self, generation: int) -> TapeFile | None:
-        """The checkpoint that is generation number `generation`, counted from 1, or None."""
+    def checkpoint_before(self, sequence: int) -> TapeFile | None:
+        """The last checkpoint up to tape file `sequence`, which may be it, or None."""
+        row = self._database.first(
+            f"{_SELECT_FILE} WHERE kind = 'checkpoint' AND sequence <= ?"
+            " ORDER BY sequence DESC LIMIT 1",
+            (sequence,),
+        )
+        return tape_file_from(row) if row else None
+
+    def generation_end(self, generation: int) -> TapeFile | None:
+        """The tape file that ends generation number `generation`, counted from 1, or None."""
         if generation < 1:
             return None
         row = self._database.first(
-            f"{_SELECT_FILE} WHERE kind = 'checkpoint' ORDER BY sequence LIMIT 1 OFFSET ?",
+            f"{_SELECT_FILE} WHERE {_ENDS_GENERATION} ORDER BY sequence LIMIT 1 OFFSET ?",
             (generation - 1,),
         )
         return tape_file_from(row) if row else None
 
-    def checkpoint_count(self) -> int:
-        """How many checkpoints the tape has."""
-        row = self._database.first("SELECT count(*) FROM tape_file WHERE kind = 'checkpoint'")
+    def generation_count(self) -> int:
+        """How many generations the tape has."""
+        row = self._database.first(f"SELECT count(*) FROM tape_file WHERE {_ENDS_GENERATION}")
         assert row is not None
         return int(row[0])
 

@@ -109,7 +109,7 @@ class TapeView(TapeReader):
                 application.add_all(entries)
                 application.finish()
                 self._writer.execute(
-                    f"INSERT INTO tape_file ({TAPE_FILE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",
+                    f"INSERT INTO tape_file ({TAPE_FILE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
                     (
                         tape_file.sequence,
                         tape_file.kind.value,
@@ -117,6 +117,7 @@ class TapeView(TapeReader):
                         tape_file.record_count,
                         tape_file.written_ns,
                         tape_file.crcs,
+                        tape_file.index_bytes,
                     ),
                 )
                 self._writer.set_setting("next_ino", application.next_ino)

@@ -22,7 +22,7 @@ def add_parser(commands: shared.Commands) -> None:
         "generations",
         run,
         summary="list the earlier states of a volume that can be mounted",
-        description="List the checkpoints on the tape, in DRIVE or mounted at MOUNTPOINT. Each is "
+        description="List the generations on the tape, in DRIVE or mounted at MOUNTPOINT. Each is "
         "the volume as it was then: 'tapefs mount DRIVE DIR --generation N' shows it, with every "
         "file that was deleted or overwritten since.",
         example="tapefs generations virtual:first.tap",

@@ -51,7 +51,7 @@ def add_parser(commands: shared.Commands) -> None:
         "--generation",
         metavar="N",
         type=int,
-        help="the volume as it was at checkpoint N, read-only; 'tapefs generations' lists them",
+        help="the volume as it was in generation N, read-only; 'tapefs generations' lists them",
     )
     shared.add_state_dir(parser)
 

@@ -35,7 +35,7 @@ def add_parsers(commands: shared.Commands) -> None:
         "umount",
         run_umount,
         summary="unmount, and wait until the tape is finalized",
-        description="Unmount MOUNTPOINT, write everything to the tape, write the checkpoint, "
+        description="Unmount MOUNTPOINT, write everything to the tape, end the generation, "
         "rewind. Success means: the cartridge may be taken out and is complete.",
         example="tapefs umount /mnt/tape",
     )

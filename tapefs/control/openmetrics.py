@@ -198,6 +198,7 @@ FAMILIES: Final = (
             "kind",
             {
                 "segment": "tape.segments",
+                "closing": "tape.closings",
                 "checkpoint": "tape.checkpoints",
                 "torn": "tape.torn_tape_files",
             },

@@ -45,7 +45,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 class MountRequest:
     """What `tapefs mount` was asked for. `options` are the settings that stood behind -o.
 
-    `generation`: the checkpoint to show, read-only, instead of the volume as it is now.
+    `generation`: which one to show, read-only, instead of the volume as it is now.
     """
 
     drive: str

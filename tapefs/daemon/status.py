@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 # How many characters the drawn tape has.
 MAP_CELLS: Final = 100
-_CELLS: Final = {TapeFileKind.SEGMENT: "=", TapeFileKind.CHECKPOINT: "|", TapeFileKind.TORN: "!"}
+_CELLS: Final = {
+    TapeFileKind.SEGMENT: "=",
+    TapeFileKind.CLOSING: "|",
+    TapeFileKind.CHECKPOINT: "|",
+    TapeFileKind.TORN: "!",
+}
 _ROOM: Final = "."
 # So many of the recalls that wait are listed.
 _RECALLS_LISTED: Final = 20
@@ -201,6 +206,7 @@ def _tape(volume: MountedVolume) -> dict[str, Any]:
         "free_bytes": account.free_bytes() if known else None,
         "segments": kinds[TapeFileKind.SEGMENT],
         "checkpoints": kinds[TapeFileKind.CHECKPOINT],
+        "closings": kinds[TapeFileKind.CLOSING],
         "torn_tape_files": kinds[TapeFileKind.TORN],
         "map": "".join(cells),
         "map_covers_bytes": shown_bytes,

@@ -138,7 +138,7 @@ def global_header(head: TapeFileHead) -> bytes:
         head.format_version,
         str(head.volume_uuid).encode("ascii"),
         head.sequence,
-        head.kind.value.encode("ascii"),
+        head.kind.on_tape.value.encode("ascii"),
         head.checkpoint_block,
     )
     return extended_header(_comment_record(comment), typeflag=b"g")

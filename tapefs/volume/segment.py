@@ -46,7 +46,7 @@ class Place:
     first_block: int
     checkpoint_block: int
     since_checkpoint: tuple[EarlierFile, ...]
-    # Number of checkpoints on the tape, this tape file included.
+    # Number of generations that end up to and including this tape file.
     generation: int
     written_ns: int
 
@@ -75,10 +75,10 @@ class Archived:
 class _TapeFileBuilder:
     """What segments and checkpoints have in common."""
 
-    kind: TapeFileKind
-
-    def __init__(self, place: Place, buffers: RecordBuffers) -> None:
+    def __init__(self, place: Place, buffers: RecordBuffers, kind: TapeFileKind) -> None:
         self.place = place
+        self.kind = kind
+        self._index_bytes = 0
         self._packer = RecordPacker(buffers)
         head = TapeFileHead(place.volume_uuid, place.sequence, self.kind, place.checkpoint_block)
         self._packer.put(global_header(head))
@@ -94,7 +94,15 @@ class _TapeFileBuilder:
         count, rest = divmod(self._packer.position, place.record_bytes)
         assert rest == 0, "the tape file is not finished"
         crcs = bytes(self._packer.crcs)
-        return TapeFile(place.sequence, self.kind, place.first_block, count, place.written_ns, crcs)
+        return TapeFile(
+            place.sequence,
+            self.kind,
+            place.first_block,
+            count,
+            place.written_ns,
+            crcs,
+            self._index_bytes,
+        )
 
     def _local_file(self, path: bytes, source: Path) -> Iterator[array[int]]:
         """Member `path` with the content of a local file. `_last_member` is its place."""
@@ -117,7 +125,7 @@ class _TapeFileBuilder:
         self._last_member = MemberSpan(position, size, sha256.digest())
 
     def _finish(self, index: MemberSpan, manifest: MemberSpan | None) -> Iterator[array[int]]:
-        place = self.place
+        place, self._index_bytes = self.place, index.length
         tail = Tail(
             volume_uuid=place.volume_uuid,
             sequence=place.sequence,
@@ -139,13 +147,15 @@ class _TapeFileBuilder:
 class SegmentBuilder(_TapeFileBuilder):
     """Assembles one segment. `work` is a local directory for journal and manifest.
 
-    The journal stays there as `journal_path` until the caller has applied and deleted it.
+    The journal stays there as `journal_path` until the caller has applied and deleted it. One that
+    `closes` ends a generation; nothing may be added to it.
     """
 
-    kind = TapeFileKind.SEGMENT
-
-    def __init__(self, place: Place, buffers: RecordBuffers, work: Path) -> None:
-        super().__init__(place, buffers)
+    def __init__(
+        self, place: Place, buffers: RecordBuffers, work: Path, *, closes: bool = False
+    ) -> None:
+        kind = TapeFileKind.CLOSING if closes else TapeFileKind.SEGMENT
+        super().__init__(place, buffers, kind)
         self.journal_path = work / f"segment-{place.sequence}.ndjson"
         self._manifest_path = work / f"segment-{place.sequence}.sha256"
         self._journal = self.journal_path.open("wb")
@@ -242,7 +252,8 @@ class SegmentBuilder(_TapeFileBuilder):
 class CheckpointBuilder(_TapeFileBuilder):
     """Assembles one checkpoint: the compressed catalog copy `source` and the tail."""
 
-    kind = TapeFileKind.CHECKPOINT
+    def __init__(self, place: Place, buffers: RecordBuffers) -> None:
+        super().__init__(place, buffers, TapeFileKind.CHECKPOINT)
 
     def records(self, source: Path) -> Iterator[array[int]]:
         """All records of the checkpoint."""

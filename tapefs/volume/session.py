@@ -283,6 +283,7 @@ async def fetch_span(
         tail.record_count,
         tail.written_ns,
         bytes(crcs),
+        span.length,
     )
 
 

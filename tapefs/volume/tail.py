@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 SINCE_CHECKPOINT_MAX: Final = 1024
 TAIL_BYTES_MAX: Final = 48 * 1024
 
-_KINDS: Final = {kind.value: kind for kind in TapeFileKind}
+_KINDS: Final = {kind.value: kind for kind in TapeFileKind if kind.on_tape is kind}
 # What the list calls a torn tape file whose whole members count.
 _SALVAGED: Final = "salvaged"
 
@@ -85,8 +85,8 @@ class Tail:
     `first_block` and `record_count` are as in TapeFile. `checkpoint_block` is the first block of
     the checkpoint before this tape file (0: none), `since_checkpoint` the tape files after that
     checkpoint and before this one, in order. `index` is the journal of a segment, the catalog
-    copy of a checkpoint. `manifest` is None in a checkpoint. `generation` counts checkpoints up
-    to and including this tape file.
+    copy of a checkpoint. `manifest` is None in a checkpoint. `generation` counts checkpoints and
+    closings up to and including this tape file.
     """
 
     volume_uuid: UUID
@@ -175,7 +175,7 @@ def _encode_fields(tail: Tail) -> bytes:
         "format": FORMAT_VERSION,
         "volume": str(tail.volume_uuid),
         "sequence": tail.sequence,
-        "kind": tail.kind.value,
+        "kind": tail.kind.on_tape.value,
         "first_block": tail.first_block,
         "record_count": tail.record_count,
         "checkpoint_block": tail.checkpoint_block,
@@ -189,6 +189,8 @@ def _encode_fields(tail: Tail) -> bytes:
     }
     if tail.manifest is not None:
         fields["manifest"] = _encode_span(tail.manifest)
+    if tail.kind is TapeFileKind.CLOSING:
+        fields["closes"] = True
     data = seal(fields)
     if len(data) > TAIL_BYTES_MAX:
         raise ValueError(f"a tail of {len(data)} bytes is too large")
@@ -196,7 +198,7 @@ def _encode_fields(tail: Tail) -> bytes:
 
 
 def _word(earlier: EarlierFile) -> str:
-    return _SALVAGED if earlier.salvaged else earlier.kind.value
+    return _SALVAGED if earlier.salvaged else earlier.kind.on_tape.value
 
 
 def _index_name(kind: TapeFileKind) -> str:
@@ -213,7 +215,7 @@ def _decode_fields(data: bytes, path: bytes) -> Tail:
         tail = _tail_from(fields)
     except MalformedJson as exc:
         raise CorruptTail(f"the tail of a tape file cannot be used: {exc}") from exc
-    if parse_tail_path(path) != (tail.kind, tail.sequence):
+    if path != tail_path(tail.kind, tail.sequence):
         raise CorruptTail("the tail of a tape file contradicts its own name")
     return tail
 
@@ -227,6 +229,8 @@ def _tail_from(fields: dict[str, Any]) -> Tail:
     has_manifest = "manifest" in fields
     if kind is TapeFileKind.TORN or has_manifest is (kind is TapeFileKind.CHECKPOINT):
         raise MalformedJson("its kind and its members do not go together")
+    if _closes(fields.get("closes", False), kind):
+        kind = TapeFileKind.CLOSING
     return Tail(
         volume_uuid=uuid(fields.get("volume")),
         sequence=whole_number(fields.get("sequence")),
@@ -240,6 +244,12 @@ def _tail_from(fields: dict[str, Any]) -> Tail:
         generation=whole_number(fields.get("generation")),
         written_ns=time_ns(fields.get("written")),
     )
+
+
+def _closes(value: object, kind: TapeFileKind) -> bool:
+    if type(value) is not bool or (value and kind is not TapeFileKind.SEGMENT):
+        raise MalformedJson("what it says about the end of a generation makes no sense")
+    return value
 
 
 def _kind(value: object) -> TapeFileKind:
