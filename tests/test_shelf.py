@@ -162,7 +162,7 @@ async def test_what_people_read(tmp_path: Path, capsys: pytest.CaptureFixture[st
     _, out, err = shell.run("find", "two*")
     assert out.startswith("-rw-r--r--")
     assert out.endswith(f"migrated    {name}:/photos/two.nef\n")
-    assert err == f"tapefs: insert {name} ({uuid[:8]}) for 1\n"
+    assert err == f"tapefs: insert {name} ({uuid[:8]}) for 1, about 2 s of winding\n"
     assert "nothing like that" in shell.run("find", "nothing")[2]
     assert "link -> photos\n" in shell.run("ls", name)[1]
     assert "/photos\n" in shell.run("du", name)[1]

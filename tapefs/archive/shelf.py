@@ -10,27 +10,31 @@ import fnmatch
 import posixpath
 import stat
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tapefs.archive.catalogs import VERIFIED_NAME
+from tapefs.archive.motion_model import LinearTape
 from tapefs.archive.open_file import FileState, clean_state
 from tapefs.archive.ranges import RangeSet
 from tapefs.archive.verify import counts
 from tapefs.archive.waiting import waiting_in
-from tapefs.catalog import NoSuchInode, ShelfCatalog, TapeReader, Verifications
+from tapefs.catalog import CopyTable, NoSuchInode, ShelfCatalog, TapeReader, Verifications
+from tapefs.config import RECORD_BYTES_DEFAULT
 from tapefs.entries import ROOT_INO, printable
 from tapefs.errors import StateUnusable, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
+    from typing import Self
 
     from tapefs.archive.known_volumes import KnownVolume
     from tapefs.archive.waiting import WaitingVolume
     from tapefs.catalog import Named, Totals, Wanted
     from tapefs.catalog.verifications import VerificationSummary
-    from tapefs.entries import Inode
+    from tapefs.entries import Extent, Inode
+    from tapefs.errors import TapefsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +59,14 @@ class ShelfEntry:
     """One name on a volume. `path` is from its root, without leading slash; the root's is empty.
 
     `state` is None for what has no content. `waiting_bytes` of the content are not on tape.
+    `extent`: where its first byte on tape stands; only `find` asks for that.
     """
 
     path: bytes
     inode: Inode
     state: FileState | None
     waiting_bytes: int
+    extent: Extent | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +135,71 @@ def find(volume: KnownVolume, pattern: bytes, wanted: Wanted) -> Iterator[ShelfE
                     continue
                 path = _below(directory, named.name)
                 if not by_path or fnmatch.fnmatchcase(path, pattern):
-                    yield _entry(path, named)
+                    found = _entry(path, named)
+                    yield replace(found, extent=catalog.first_extent(named.inode.ino))
+
+
+class Reach:
+    """About how far the content of `volume` is from the beginning of its tape.
+
+    In which drive it will be is not known, so it is taken for a tape with a single track. Raises
+    StateUnusable.
+    """
+
+    def __init__(self, volume: KnownVolume) -> None:
+        with closing(TapeReader.open_for_reading(volume.view_path)) as view:
+            self._geometry = view.settings.geometry
+            self._first_blocks = {file.sequence: file.first_block for file in view.outlines()}
+        self._tape = LinearTape()
+
+    def block(self, extent: Extent) -> int | None:
+        """The drive's address of its first record; None when the tape view does not know it yet."""
+        first_block = self._first_blocks.get(extent.sequence)
+        if first_block is None:
+            return None
+        record = extent.position // self._geometry.record_bytes
+        return self._geometry.record_address(extent.sequence, first_block, record).block
+
+    def wind_s(self, block: int) -> float:
+        """About how many seconds a drive winds from the beginning of the tape to `block`."""
+        # The model counts blocks of the usual size.
+        usual = 1 + self._geometry.bytes_before(block) // RECORD_BYTES_DEFAULT
+        return self._tape.locate_s(self._tape.place(0), self._tape.place(usual))
+
+
+class Copies:
+    """Which other volumes have the content of a file, by its SHA-256. Use as a context manager.
+
+    `problems`: volumes that could not be read, which count as having nothing. Raises SpoolFull when
+    the disk with temporary files is full.
+    """
+
+    def __init__(self, volumes: Sequence[KnownVolume]) -> None:
+        self.problems: list[TapefsError] = []
+        self._volumes = volumes
+        self._table = CopyTable()
+
+    def __enter__(self) -> Self:
+        for number, volume in enumerate(self._volumes):
+            try:
+                with _opened(volume) as catalog:
+                    self._table.add(number, catalog.hashes())
+            except StateUnusable as exc:
+                self.problems.append(exc)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._table.__exit__(None, None, None)
+
+    def elsewhere(self, volume: KnownVolume, entry: ShelfEntry) -> list[KnownVolume] | None:
+        """The other volumes that have what `entry` of `volume` holds; None when nobody can tell.
+
+        Of a file that was archived in parts, or changed since, no hash is known.
+        """
+        if entry.inode.sha256 is None:
+            return None
+        found = (self._volumes[number] for number in self._table.volumes_with(entry.inode.sha256))
+        return [other for other in found if other.uuid != volume.uuid]
 
 
 def usage(volume: KnownVolume, path: bytes) -> Iterator[Usage]:

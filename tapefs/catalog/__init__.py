@@ -7,6 +7,7 @@ directory has to do.
 """
 
 from tapefs.catalog.checkpoint import export_view, import_view
+from tapefs.catalog.copies import CopyTable
 from tapefs.catalog.database import remove_database
 from tapefs.catalog.live import Catalog
 from tapefs.catalog.namespace import NoSuchInode
@@ -20,6 +21,7 @@ from tapefs.catalog.verifications import Verifications
 
 __all__ = [
     "Catalog",
+    "CopyTable",
     "Counts",
     "Item",
     "Named",

@@ -1,17 +1,15 @@
-"""`tapefs volumes`, `ls`, `find` and `du`: the cartridges on the shelf, without a drive."""
+"""`tapefs volumes`, `ls` and `du`: the cartridges on the shelf, without a drive."""
 
 from __future__ import annotations
 
-import datetime as dt
 import os
-import re
 import stat
 from typing import TYPE_CHECKING, Final
 
 from tapefs.cli import arguments as shared
 from tapefs.cli.terminal import Table, bytes_text, time_text
 from tapefs.entries import printable
-from tapefs.errors import StateUnusable, TapefsError, UsageError
+from tapefs.errors import StateUnusable, TapefsError
 
 if TYPE_CHECKING:
     import argparse
@@ -22,12 +20,8 @@ if TYPE_CHECKING:
     from tapefs.entries import Inode
 
 _PLACE_HELP: Final = "a volume (its name, its UUID, or the beginning of that), and what in it"
-_SIZE: Final = re.compile(r"(\d+)([KMGTP]?)")
-_SIZE_UNITS: Final = ("", *"KMGTP")
-# The largest number of a catalog; what is asked for beyond it means the same.
-_NUMBER_MAX: Final = 2**63 - 1
 # Of a UUID: enough to tell the cartridges of one shelf apart, and to name one on a command line.
-_UUID_SHOWN: Final = 8
+UUID_SHOWN: Final = 8
 _KINDS: Final = {
     stat.S_IFREG: "file",
     stat.S_IFDIR: "directory",
@@ -40,7 +34,7 @@ _KINDS: Final = {
 
 
 def add_parsers(commands: shared.Commands) -> None:
-    """Add `tapefs volumes`, `ls`, `find` and `du`."""
+    """Add `tapefs volumes`, `ls` and `du`."""
     volumes = shared.add_command(
         commands,
         "volumes",
@@ -64,7 +58,6 @@ def add_parsers(commands: shared.Commands) -> None:
     )
     listing.add_argument("place", metavar="VOLUME[:PATH]", help=_PLACE_HELP)
     shared.add_state_dir(listing)
-    _add_find(commands)
     usage = shared.add_command(
         commands,
         "du",
@@ -77,30 +70,6 @@ def add_parsers(commands: shared.Commands) -> None:
     )
     usage.add_argument("place", metavar="VOLUME[:PATH]", help=_PLACE_HELP)
     shared.add_state_dir(usage)
-
-
-def _add_find(commands: shared.Commands) -> None:
-    parser = shared.add_command(
-        commands,
-        "find",
-        run_find,
-        summary="find files on all cartridges, and say which one to insert",
-        description="Find files on every volume that this computer has a catalog of. PATTERN is a "
-        "shell pattern in quotes: for names, or for whole paths when it has a slash. With --json "
-        "every line is one JSON document.",
-        example="tapefs find '*.nef' --newer 2019-06-01 --size 10M..",
-    )
-    parser.add_argument("pattern", metavar="PATTERN", nargs="?", default="*")
-    parser.add_argument(
-        "--size", metavar="MIN..MAX", help="only files of 10M.. , ..4K or 1G..2G bytes"
-    )
-    parser.add_argument(
-        "--newer",
-        metavar="TIME",
-        help="only what was modified after 2019-06-01 or 2019-06-01T12:00",
-    )
-    parser.add_argument("--sha256", metavar="HEX", help="only files with this content")
-    shared.add_state_dir(parser)
 
 
 def run_volumes(arguments: argparse.Namespace, terminal: Terminal) -> int:
@@ -127,7 +96,7 @@ def run_volumes(arguments: argparse.Namespace, terminal: Terminal) -> int:
         {"volumes": [volume_document(item) for item in found]},
         *([table] if found else [] if problems else [empty]),
     )
-    _raise_first(problems)
+    raise_first(problems)
     return 0
 
 
@@ -139,37 +108,7 @@ def run_ls(arguments: argparse.Namespace, terminal: Terminal) -> int:
     volume, path = known_volumes.split_place(state_dir, arguments.place)
     for entry in shelf.listing(volume, path):
         name = entry.path.rpartition(b"/")[2]
-        terminal.line(entry_document(volume, entry), _entry_text(entry, printable(name)))
-    return 0
-
-
-def run_find(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    """Search the shelf; see `add_parsers`."""
-    from tapefs.archive import known_volumes, shelf  # noqa: PLC0415 - see run_volumes
-    from tapefs.catalog import Wanted  # noqa: PLC0415 - as above
-
-    size_min, size_max = _size_range(arguments.size)
-    wanted = Wanted(size_min, size_max, _moment_ns(arguments.newer), _sha256(arguments.sha256))
-    pattern = os.fsencode(arguments.pattern)
-    state_dir = shared.state_dir(arguments.state_dir)
-    volumes = sorted(known_volumes.known_volumes(state_dir), key=lambda item: item.name)
-    if not volumes:
-        raise UsageError(f"no volume is known in {state_dir}; a mount makes one known")
-    problems: list[TapefsError] = []
-    places: list[str] = []
-    for volume in volumes:
-        count = 0
-        try:
-            for entry in shelf.find(volume, pattern, wanted):
-                count += 1
-                place = f"{_label(volume)}:/{printable(entry.path)}"
-                terminal.line(entry_document(volume, entry), _entry_text(entry, place))
-        except TapefsError as exc:
-            problems.append(exc)
-        if count:
-            places.append(f"insert {_label(volume)} ({volume.uuid[:_UUID_SHOWN]}) for {count:,}")
-    terminal.remark("; ".join(places) or "nothing like that is on any volume known here")
-    _raise_first(problems)
+        terminal.line(entry_document(volume, entry), entry_text(entry, printable(name)))
     return 0
 
 
@@ -245,7 +184,7 @@ def usage_document(volume: KnownVolume, usage: Usage) -> dict[str, object]:
 def _volume_row(item: VolumeSummary) -> tuple[str, ...]:
     return (
         item.volume.name,
-        item.volume.uuid[:_UUID_SHOWN],
+        item.volume.uuid[:UUID_SHOWN],
         "never" if item.volume.is_imported else _day(item.last_here_ns),
         f"{item.totals.files_count:,}",
         bytes_text(item.totals.size_bytes),
@@ -276,7 +215,8 @@ def _waiting_text(item: VolumeSummary) -> str:
     return f"{waiting.changes_count:,} changes" if waiting.changes_count else "nothing"
 
 
-def _entry_text(entry: ShelfEntry, name: str) -> str:
+def entry_text(entry: ShelfEntry, name: str) -> str:
+    """A file for people, on one line."""
     inode = entry.inode
     state = entry.state.value if entry.state else "-"
     arrow = "" if inode.target is None else f" -> {printable(inode.target)}"
@@ -292,48 +232,14 @@ def _size_text(inode: Inode) -> str:
     return str(inode.size)
 
 
-def _label(volume: KnownVolume) -> str:
+def label_of(volume: KnownVolume) -> str:
+    """What people call the volume."""
     return volume.name or volume.uuid
 
 
-def _raise_first(problems: list[TapefsError]) -> None:
+def raise_first(problems: list[TapefsError]) -> None:
+    """Raises StateUnusable when there are any."""
     if problems:
         raise StateUnusable(
             f"{len(problems)} volumes could not be read and are missing here: {problems[0]}"
         ) from problems[0]
-
-
-def _size_range(text: str | None) -> tuple[int | None, int | None]:
-    if text is None:
-        return None, None
-    low, is_range, high = text.partition("..")
-    if not is_range:
-        return _size(text, text), _size(text, text)
-    return _size(low, text) if low else None, _size(high, text) if high else None
-
-
-def _size(part: str, text: str) -> int:
-    matched = _SIZE.fullmatch(part)
-    if matched is None:
-        raise UsageError(f"--size {text} is no range of sizes; write it like 10M.. or 4K..1G")
-    return min(int(matched[1]) << 10 * _SIZE_UNITS.index(matched[2]), _NUMBER_MAX)
-
-
-def _moment_ns(text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        moment_us = round(dt.datetime.fromisoformat(text).astimezone().timestamp() * 10**6)
-    except (ValueError, OverflowError) as exc:
-        raise UsageError(
-            f"--newer {text} is no time; write it like 2019-06-01 or 2019-06-01T12:00"
-        ) from exc
-    return max(-_NUMBER_MAX, min(moment_us * 1000, _NUMBER_MAX))
-
-
-def _sha256(text: str | None) -> bytes | None:
-    if text is None:
-        return None
-    if not re.fullmatch("[0-9a-fA-F]{64}", text):
-        raise UsageError(f"--sha256 {text} is no SHA-256; that has 64 hexadecimal digits")
-    return bytes.fromhex(text)
