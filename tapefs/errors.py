@@ -50,6 +50,7 @@ class ExitCode(enum.IntEnum):
     UNPLUGGED = 20
     DAMAGE_FOUND = 21
     INCOMPLETE = 22
+    PROBLEM_FOUND = 23
     INTERRUPTED = 130
 
 
@@ -252,6 +253,13 @@ class Incomplete(TapefsError):
 
     fault = Fault.OPERATOR
     exit_code = ExitCode.INCOMPLETE
+
+
+class ProblemFound(TapefsError):
+    """An examination of this computer found what keeps tapefs from working."""
+
+    fault = Fault.HOST
+    exit_code = ExitCode.PROBLEM_FOUND
 
 
 class FilesystemError(TapefsError):

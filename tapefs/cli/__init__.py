@@ -18,6 +18,7 @@ from tapefs.cli import (
     cartridge,
     catalog,
     completion,
+    doctor,
     drives,
     find,
     generations,
@@ -55,6 +56,7 @@ _FAMILIES: Final[tuple[Callable[[Commands], None], ...]] = (
     spool.add_parsers,
     generations.add_parser,
     cartridge.add_parsers,
+    doctor.add_parser,
     completion.add_parser,
 )
 

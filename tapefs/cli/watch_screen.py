@@ -122,8 +122,11 @@ def _tape(status: Status, width: int, glyphs: Glyphs) -> list[Text]:
     for cell in cells:
         drawn.append(glyphs.marks.get(cell, cell), _BAD if cell == "!" else "")
     lines = [drawn]
-    if tape["position_bytes"] is not None:
-        column = min(columns - 1, tape["position_bytes"] * columns // tape["map_covers_bytes"])
+    head_bytes = tape["position_bytes"]
+    if head_bytes is None and status["lane"]["state"] in ("writing", "flushing"):
+        head_bytes = tape["written_bytes"] + status["spool"]["going_to_tape_bytes"]
+    if head_bytes is not None:
+        column = min(columns - 1, head_bytes * columns // tape["map_covers_bytes"])
         lines.insert(0, Text(" " * (_LABEL_COLUMNS + column) + glyphs.head, "bold"))
     amounts = f"{bytes_text(tape['written_bytes'])} written"
     if tape["free_bytes"] is not None:
@@ -158,8 +161,8 @@ def _safe(status: Status) -> list[Text]:
     rate = lane["written_bytes_per_s"] or status["since_mount"]["rate_bytes_per_s"]
     if going := spool["going_to_tape_bytes"]:
         text = f"{bytes_text(going)} on the way"
-        if rate > _RATE_BYTES_MIN:
-            left = max(0, spool["not_on_tape_bytes"] - going)
+        left = spool["not_on_tape_bytes"] - going
+        if rate > _RATE_BYTES_MIN and left > 0:
             text += f", the rest takes {duration_text(left / rate)}"
         lines.append(_labelled("", text))
     return lines

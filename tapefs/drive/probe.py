@@ -113,6 +113,8 @@ class MediumSetup:
 
     block_limits: BlockLimits
     block_bytes: int
+    # Density code of the medium (SSC-4); 0 where the drive does not say.
+    density: int
     write_protected: bool
     capabilities: Capabilities
     # The blocks behind the wraps that are full, and how many wraps the tape has; nothing and 1
@@ -184,10 +186,17 @@ async def set_up(initiator: Initiator, identity: DriveIdentity) -> MediumSetup:
         capacity_unit_bytes=await _capacity_unit_bytes(initiator, identity, modes),
         volume_statistics=await _has_volume_statistics(initiator),
     )
-    wrap_count = WRAP_COUNTS.get(modes.descriptor.density if modes.descriptor else 0, 1)
+    density = modes.descriptor.density if modes.descriptor else 0
+    wrap_count = WRAP_COUNTS.get(density, 1)
     wrap_ends = await _wrap_ends(initiator) if wrap_count > 1 else ()
     return MediumSetup(
-        block_limits, block_bytes, modes.write_protected, capabilities, wrap_ends, wrap_count
+        block_limits,
+        block_bytes,
+        density,
+        modes.write_protected,
+        capabilities,
+        wrap_ends,
+        wrap_count,
     )
 
 

@@ -87,6 +87,8 @@ class TapeDrive(TapeMotion):
         self.identity = identity
         self.block_limits = BlockLimits(0, 0)
         self.write_protected = False
+        # Density code of the medium (SSC-4); 0 where the drive does not say.
+        self.density = 0
         # Whether READ ATTRIBUTE has an answer, which only asking tells.
         self._has_chip: bool | None = None
         # Of the loaded tape, as it was when it was loaded; empty when the drive does not tell.
@@ -202,6 +204,7 @@ class TapeDrive(TapeMotion):
         found = await probe.set_up(self._initiator, self.identity)
         self.block_limits = found.block_limits
         self.block_bytes = found.block_bytes
+        self.density = found.density
         self.write_protected = found.write_protected
         self.wrap_ends, self.wrap_count = found.wrap_ends, found.wrap_count
         # Some was learnt from the drive, not from the medium.
