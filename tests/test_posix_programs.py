@@ -38,7 +38,7 @@ class Program(Protocol):
 
 
 class Git:
-    """Commits, a clone, gc, fsck; after archiving fsck, one more commit, a push, gc."""
+    """Commits, a clone, gc, fsck; after archiving fsck, one more commit, a push, gc, a clone."""
 
     def before(self, at: Path) -> None:
         quiet("git", "init", "-q", at / "work")
@@ -60,6 +60,8 @@ class Git:
         self._git(at / "work", "gc", "--quiet", "--aggressive", "--prune=now")
         self._check(at)
         assert self._git(at / "bare", "rev-list", "--count", "HEAD") == "5\n"
+        self._git(at, "clone", "--quiet", at / "bare", at / "again")
+        assert_same(at / "work", at / "again", "--exclude=.git", "--no-times", "--omit-dir-times")
 
     def _commit(self, work: Path, message: str) -> None:
         self._git(work, "add", "--all")
@@ -130,35 +132,67 @@ class Sqlite:
 
 
 class Rsync:
-    """Changes in place, appended bytes with their check, and a copy that links what is the same."""
+    """Every way of writing it has: anew, in place, appended, linked, and after a stop midway."""
+
+    # The second file of an interrupted run ends here.
+    STOPPED_BYTES = 300 * 1024
 
     def before(self, at: Path) -> None:
         self._source(at)
         quiet(*RSYNC, f"{at / 'source'}/", f"{at / 'copy'}/")
         assert_same(at / "source", at / "copy")
+        self._all_ways(at, "before")
+        self._stop_midway(at)
 
     def after(self, at: Path) -> None:
-        source, copy, linked = at / "source", at / "copy", at / "linked"
-        assert_same(source, copy)
+        assert_same(at / "source", at / "copy")
+        assert_same(at / "source", at / "linked before")
+        # What is there of it came from tape as well.
+        self._go_on(at)
+        self._all_ways(at, "after")
+        self._stop_midway(at)
+        self._go_on(at)
+
+    def _all_ways(self, at: Path, when: str) -> None:
+        source, copy, linked = at / "source", at / "copy", at / f"linked {when}"
         ino = (copy / "large").stat().st_ino
         with (source / "large").open("r+b") as file:
             file.seek(200_000)
-            file.write(b"in place")
+            file.write(f"in place {when}".encode())
         quiet(*RSYNC, "--inplace", "--no-whole-file", f"{source}/", f"{copy}/")
         assert (copy / "large").stat().st_ino == ino
         assert_same(source, copy)
         with (source / "growing").open("ab") as file:
-            file.write(deterministic_bytes("more", 50_000))
+            file.write(deterministic_bytes(when, 50_000))
         quiet(*RSYNC, "--append-verify", f"{source}/", f"{copy}/")
         assert_same(source, copy)
-        with (source / "new").open("wb") as file:
-            file.write(b"new")
-        words = (*RSYNC, f"--link-dest={copy}", "--partial")
-        quiet(*words, f"{source}/", f"{linked}/")
+        (source / f"new {when}").write_bytes(b"new")
+        links = (copy / "growing").stat().st_nlink
+        quiet(*RSYNC, f"--link-dest={copy}", f"{source}/", f"{linked}/")
         assert_same(source, linked)
-        assert (linked / "large").samefile(copy / "large")
-        assert (copy / "large").stat().st_nlink == 2
-        assert (linked / "new").stat().st_nlink == 1
+        assert (linked / "growing").samefile(copy / "growing")
+        assert (copy / "growing").stat().st_nlink == links + 1
+        assert (linked / f"new {when}").stat().st_nlink == 1
+        quiet(*RSYNC, f"{source}/", f"{copy}/")
+        assert_same(source, copy)
+
+    def _stop_midway(self, at: Path) -> None:
+        """A limit of the process stands for the cable that is pulled."""
+        (at / "arrives").mkdir(exist_ok=True)
+        (at / "arrives" / "large").unlink(missing_ok=True)
+        limited = f"trap '' XFSZ; ulimit -f {self.STOPPED_BYTES // 1024}; exec \"$@\""
+        words = (*RSYNC, "--partial", at / "source" / "large", f"{at / 'arrives'}/")
+        assert run(["bash", "-c", limited, "bash", *words]).code == 11
+        assert os.listdir(at / "arrives") == ["large"]
+        assert 0 < (at / "arrives" / "large").stat().st_size <= self.STOPPED_BYTES
+
+    def _go_on(self, at: Path) -> None:
+        words = ("--partial", "--no-whole-file", "--stats")
+        said = quiet(*RSYNC, *words, at / "source" / "large", f"{at / 'arrives'}/")
+        matched = next(line for line in said.splitlines() if line.startswith("Matched data: "))
+        assert int(matched.split()[2].replace(",", "")) > self.STOPPED_BYTES // 2
+        large = (at / "source" / "large").read_bytes()
+        assert (at / "arrives" / "large").read_bytes() == large
 
     def _source(self, at: Path) -> None:
         (at / "source" / "below").mkdir(parents=True)

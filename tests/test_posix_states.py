@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import posix_content_rows
 import posix_name_rows
+import posix_process_rows
 import pytest
 from first_light_rig import Host, digest_of, fingerprint, new_host
 from posix_calls import Notes, Row, change_subjects, make_subjects
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.fuse
 
-ROWS: tuple[Row, ...] = (*posix_content_rows.ROWS, *posix_name_rows.ROWS)
-INSTEAD = posix_content_rows.INSTEAD | posix_name_rows.INSTEAD
+TABLES = (posix_content_rows, posix_name_rows, posix_process_rows)
+ROWS: tuple[Row, ...] = tuple(row for table in TABLES for row in table.ROWS)
+INSTEAD = {row: instead for table in TABLES for row, instead in table.INSTEAD.items()}
 # Holes are punched on a disk only; which half of a directory a stream sees first is up to each.
 LEAVES_ELSE = {"allocations", "directory_streams"}
 # Where the bytes are when the rows run: not on tape yet; on tape and in the spool; on tape only,
