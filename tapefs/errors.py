@@ -131,6 +131,14 @@ class RecallTooLate(TapefsError):
     exit_code = ExitCode.NOT_READY
 
 
+class Offline(TapefsError):
+    """The volume is looked at without its cartridge, and only that has what was asked for."""
+
+    fault = Fault.OPERATOR
+    errno_value = errno.ENOMEDIUM
+    exit_code = ExitCode.NOT_READY
+
+
 class BlankTape(TapefsError):
     """The tape holds nothing; it must be formatted first."""
 

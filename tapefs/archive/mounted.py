@@ -22,6 +22,7 @@ from tapefs.archive.capacity import CapacityAccount
 from tapefs.archive.catalogs import VERIFIED_NAME, make_directory, open_catalogs
 from tapefs.archive.contents import Contents
 from tapefs.archive.generations import directory_of, open_generation
+from tapefs.archive.offline import open_shelved
 from tapefs.archive.recall import RecallService
 from tapefs.archive.reconcile import reconcile_spool
 from tapefs.archive.record_store import RecordStore
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
+    from tapefs.archive.known_volumes import KnownVolume
     from tapefs.catalog import Catalog
     from tapefs.config import Config
     from tapefs.drive import TapeDrive
@@ -75,7 +77,15 @@ class MountedVolume:
     writable: bool
     # The generation that is shown; None for the volume as it is now.
     generation: int | None = None
+    # Why nothing can be read from the tape, ever: it is not in a drive.
+    offline_reason: str | None = None
     clean: bool = False
+
+    @property
+    def unreachable_reason(self) -> str | None:
+        """Why nothing can be read from the tape now, and what to do about it; None if it can."""
+        away = self.scheduler.away
+        return self.offline_reason or (away.sentence if away else None)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Lane, recall, archiver and the regular commits, until cancelled."""
@@ -128,7 +138,8 @@ class MountedVolume:
         Raises what kept it from that; what is missing on tape is in the spool then.
         """
         if not self.writable:
-            await self.archiver.migration.rewind()
+            if self.offline_reason is None:
+                await self.archiver.migration.rewind()
             self.clean = True
             return
         self.catalog.commit(durable=True)
@@ -149,11 +160,13 @@ async def open_volume(
     read_only_reason: str | None,
     reopen: Callable[[], Awaitable[TapeDrive]],
     generation: int | None = None,
+    shelved: KnownVolume | None = None,
     clock_ns: Callable[[], int] = time.time_ns,
 ) -> MountedVolume:
     """Recover what there is to recover, prove the end of the tape, and build the parts.
 
-    With `generation`, the volume as it was when that ended, which needs a `read_only_reason`.
+    With `generation`, the volume as it was when that ended; with `shelved`, as this host knows it
+    without its cartridge, over an `absent_drive`. Both need a `read_only_reason`.
     A tape that can be read but not appended to is opened read-only. The drive must have no other
     user; when it is lost, `reopen` is for `Resumption`. Pair with `closing_volume`. Raises
     WrongTape, DamagedTape, StateUnusable, DriveBusy and the drive's errors.
@@ -161,7 +174,9 @@ async def open_volume(
     with ExitStack() as opened:
         verifications = Verifications.open(directory / VERIFIED_NAME)
         opened.callback(verifications.close)
-        if generation is None:
+        if shelved is not None:
+            view, catalog, directory = await open_shelved(shelved)
+        elif generation is None:
             found = await _open_catalogs(drive, label, directory, report, read_only_reason)
             view, catalog, read_only_reason = found
         else:
@@ -169,7 +184,7 @@ async def open_volume(
             directory = directory_of(directory, generation)
         opened.callback(_abandon, catalog, view)
         writable = read_only_reason is None
-        account = await _account(drive, label, view, config)
+        account = await _account(None if shelved else drive, label, view, config)
         reading = TapeView.open(view.path)
         opened.callback(reading.close)
         lookout = Resumption(drive, label, reading, reopen, config.drive_poll_s, writable=writable)
@@ -207,6 +222,7 @@ async def open_volume(
         config=config,
         writable=writable,
         generation=generation,
+        offline_reason=None if shelved is None else read_only_reason,
     )
 
 
@@ -267,9 +283,11 @@ def _begin_session(catalog: Catalog, contents: Contents, boot_id: str, *, new: b
 
 
 async def _account(
-    drive: TapeDrive, label: Label, view: TapeView, config: Config
+    drive: TapeDrive | None, label: Label, view: TapeView, config: Config
 ) -> CapacityAccount:
     account = CapacityAccount(None, 0, label.record_bytes, inode_count=view.next_ino)
     end_bytes = label.geometry.bytes_before(view.expected_end().block)
-    await measure_room(drive, account, config, end_bytes)
+    account.measured(end_bytes, None)
+    if drive is not None:
+        await measure_room(drive, account, config, end_bytes)
     return account

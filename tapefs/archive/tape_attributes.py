@@ -37,10 +37,18 @@ class _States(Protocol):
 class TapeAttributes:
     """Answers for one mount. Never waits for the tape. For the trio thread."""
 
-    def __init__(self, catalog: Catalog, view: TapeView, contents: _States) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        view: TapeView,
+        contents: _States,
+        problem: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        """`problem`: why nothing can be read from the tape now, if so."""
         self._catalog = catalog
         self._view = view
         self._contents = contents
+        self._unreachable_reason = problem
         settings = view.settings
         self._uuid = str(settings.volume_uuid).encode()
         self._name = settings.name.encode()
@@ -56,6 +64,10 @@ class TapeAttributes:
 
     def _volume(self, _: Inode) -> bytes:
         return self._uuid
+
+    def _problem(self, _: Inode) -> bytes | None:
+        problem = self._unreachable_reason()
+        return problem.encode() if problem else None
 
     def _volume_name(self, _: Inode) -> bytes:
         return self._name
@@ -97,6 +109,7 @@ class TapeAttributes:
 _ANSWERS: Final[dict[bytes, Answer]] = {
     STATE: TapeAttributes._state,
     VOLUME: TapeAttributes._volume,
+    b"user.tapefs.problem": TapeAttributes._problem,
     b"user.tapefs.volume-name": TapeAttributes._volume_name,
     b"user.tapefs.generation": TapeAttributes._generation,
     b"user.tapefs.tape-file": TapeAttributes._tape_file,

@@ -14,6 +14,7 @@ from tapefs.cli.mount_words import tell_apart
 from tapefs.cli.sd_notify import SdNotify
 from tapefs.cli.verdict import verdict_of
 from tapefs.config import option_names, parse_options
+from tapefs.errors import UsageError
 from tapefs.fuse.mountpoint import prepare_mountpoint, require_fuse
 
 if TYPE_CHECKING:
@@ -35,7 +36,9 @@ def add_parser(commands: shared.Commands) -> None:
         "daemon serves it until 'tapefs umount MOUNTPOINT'.",
         example="tapefs mount virtual:first.tap /mnt/tape -o spool=4G,fsync=tape",
     )
-    shared.add_drive(parser)
+    parser.add_argument(
+        "drive", metavar="DRIVE", help=f"{shared.DRIVE_HELP}; with --offline a volume"
+    )
     parser.add_argument("mountpoint", metavar="MOUNTPOINT", help="an existing directory")
     parser.add_argument(
         "-o",
@@ -53,14 +56,22 @@ def add_parser(commands: shared.Commands) -> None:
         type=int,
         help="the volume as it was in generation N, read-only; 'tapefs generations' lists them",
     )
+    parser.add_argument(
+        "--offline",
+        action="store_true",
+        help="without a drive: what this computer knows of the volume DRIVE, read-only; bytes that "
+        "are only on tape cannot be read",
+    )
     shared.add_state_dir(parser)
 
 
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     """Mount; see `add_parser`."""
-    drive = shared.drive(arguments.drive)
+    drive = arguments.drive if arguments.offline else shared.drive(arguments.drive)
     words = tell_apart(",".join(arguments.options))
     state_dir = shared.state_dir(arguments.state_dir or words.state_dir)
+    if arguments.offline:
+        drive = _shelved(drive, state_dir, arguments.generation)
     mountpoint = prepare_mountpoint(Path(arguments.mountpoint))
     require_fuse(allow_other=parse_options(words.settings).allow_other)
     # FUSE, USB and trio come with the daemon; `tapefs --help` does without.
@@ -73,6 +84,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
         state_dir=state_dir,
         read_only=arguments.read_only or words.read_only or arguments.generation is not None,
         generation=arguments.generation,
+        offline=arguments.offline,
         kernel_flags=words.kernel_flags,
         foreground=arguments.foreground,
         verbose=arguments.verbose,
@@ -81,6 +93,19 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
         telemetry.set_up(None, verbose=arguments.verbose)
         return _mount_in_foreground(request, terminal)
     return _mount_in_background(request, terminal)
+
+
+def _shelved(name: str, state_dir: Path, generation: int | None) -> str:
+    """The UUID of the volume that is called so. Raises UsageError."""
+    # SQLite comes with it; `tapefs --help` does without.
+    from tapefs.archive import known_volumes  # noqa: PLC0415
+
+    if generation is not None:
+        raise UsageError(
+            "a generation is read from the tape: mount the drive with --generation, without "
+            "--offline"
+        )
+    return known_volumes.find_volume(state_dir, name).uuid
 
 
 def log_path(state_dir: Path, mountpoint: Path) -> Path:
@@ -105,6 +130,8 @@ def _mount_in_background(request: MountRequest, terminal: Terminal) -> int:
     helper = mountpoints.call_helper_at_umount(request.mountpoint)
     if helper:
         helper.wait()
+    name = mounted.get("name")
+    shown = f"volume '{name}', without its cartridge," if request.offline else request.drive
     document = {
         **{name: value for name, value in mounted.items() if name != "event"},
         "mountpoint": str(request.mountpoint),
@@ -112,7 +139,7 @@ def _mount_in_background(request: MountRequest, terminal: Terminal) -> int:
     }
     terminal.answer(
         document,
-        f"mounted {request.drive} at {request.mountpoint}",
+        f"mounted {shown} at {request.mountpoint}",
         f"log: {log_file}",
         f"when done: tapefs umount {request.mountpoint}",
     )
@@ -157,7 +184,12 @@ def run_helper(words: Sequence[str], terminal: Terminal) -> int:
     for flag in "snv":
         parser.add_argument(f"-{flag}", dest=f"ignored_{flag}", action="store_true")
     parser.set_defaults(
-        foreground=False, read_only=False, generation=None, state_dir=None, verbose=False
+        foreground=False,
+        read_only=False,
+        generation=None,
+        offline=False,
+        state_dir=None,
+        verbose=False,
     )
     arguments = parser.parse_args(words)
     if arguments.fake:

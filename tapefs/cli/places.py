@@ -109,7 +109,11 @@ def _on_volume(text: str, arguments: argparse.Namespace, drive: str | None) -> P
 
     volume, path = known_volumes.split_place(shared.state_dir(arguments.state_dir), text)
     mountpoint = _mounted(
-        lambda status: status["uuid"] == volume.uuid and status["generation"] is None
+        lambda status: (
+            status["uuid"] == volume.uuid
+            and status["generation"] is None
+            and status["state"] != "offline"
+        )
     )
     name = volume.name or volume.uuid
     return Place(name, shelf.clean_path(path), volume.uuid, mountpoint, drive)

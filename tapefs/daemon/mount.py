@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 import signal
 import time
 from dataclasses import dataclass
@@ -16,10 +17,13 @@ import trio
 from tapefs import control, telemetry
 from tapefs.archive.catalogs import make_directory
 from tapefs.archive.health import HealthKeeper
+from tapefs.archive.known_volumes import find_volume
 from tapefs.archive.mounted import closing_volume, open_volume
+from tapefs.archive.offline import DRIVE_NAME, absent_drive, known_label, what_to_insert
 from tapefs.archive.tape_attributes import TapeAttributes
 from tapefs.config import Config, parse_options
 from tapefs.daemon.drives import OpenedDrive, open_drive, require_medium
+from tapefs.daemon.drives import opened as opened_drive
 from tapefs.daemon.metrics_file import MetricsFile
 from tapefs.daemon.service import MountService
 from tapefs.daemon.state_dump import dump_on_signal, ignoring_signal
@@ -33,7 +37,9 @@ from tapefs.volume.session import read_label
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from tapefs.archive.known_volumes import KnownVolume
     from tapefs.archive.mounted import MountedVolume
+    from tapefs.drive import TapeDrive
     from tapefs.volume.label import Label
 
     Report = Callable[[dict[str, Any]], None]
@@ -54,6 +60,8 @@ class MountRequest:
     state_dir: Path
     read_only: bool = False
     generation: int | None = None
+    # `drive` is the UUID of a volume whose cartridge is on the shelf.
+    offline: bool = False
     kernel_flags: tuple[str, ...] = ()
     foreground: bool = False
     verbose: bool = False
@@ -100,6 +108,9 @@ class _Mount:
         make_directory(self._request.state_dir)
         require_fuse(allow_other=self._config.allow_other)
         prepare_mountpoint(self._request.mountpoint)
+        if self._request.offline:
+            await self._run_shelved(find_volume(self._request.state_dir, self._request.drive))
+            return
         self._progress("drive", f"opening {self._request.drive}")
         async with open_drive(self._request.drive) as opened:
             await require_medium(opened, self._report)
@@ -131,6 +142,33 @@ class _Mount:
             reopen=opened.reopen,
             generation=self._request.generation,
         )
+        await self._live_with(volume, opened, directory)
+
+    async def _run_shelved(self, known: KnownVolume) -> None:
+        """Mount what this host knows of a volume, without its cartridge."""
+
+        async def connect() -> TapeDrive:
+            return absent_drive(known)
+
+        # A drive that is not there need not be asked how it is.
+        self._config = dataclasses.replace(
+            self._config, recall_attempts_max=1, drive_check_s=math.inf, health_s=0.0
+        )
+        async with opened_drive(DRIVE_NAME, connect, virtual=False) as opened:
+            volume = await open_volume(
+                opened.drive,
+                known_label(known),
+                known.directory,
+                self._config,
+                self._report,
+                boot_id=boot_id(),
+                read_only_reason=what_to_insert(known),
+                reopen=opened.reopen,
+                shelved=known,
+            )
+            await self._live_with(volume, opened, known.directory)
+
+    async def _live_with(self, volume: MountedVolume, opened: OpenedDrive, directory: Path) -> None:
         with closing_volume(volume):
             health = HealthKeeper(
                 volume.scheduler,
@@ -171,7 +209,9 @@ class _Mount:
 
     async def _serve(self, volume: MountedVolume, service: MountService) -> None:
         label = volume.label
-        tape = TapeAttributes(volume.catalog, volume.view, volume.contents)
+        tape = TapeAttributes(
+            volume.catalog, volume.view, volume.contents, lambda: volume.unreachable_reason
+        )
         shown = Presentation(self._config.uid, self._config.gid, self._config.umask)
         operations = Operations(volume.catalog, volume.contents, service, tape, shown)
         operations.tree.read_only = not volume.writable
@@ -205,7 +245,8 @@ class _Mount:
         try:
             await service.showing_progress(volume.finalize, self._report_last)
             # What the drive has to say of this mount; afterwards it is forgotten.
-            await health.look()
+            if volume.offline_reason is None:
+                await health.look()
         except TapefsError as error:
             telemetry.event(telemetry.SEGMENT_FAILED, logging.ERROR, reason=error)
             service.finalized(error)

@@ -68,7 +68,11 @@ def status_document(
         "pid": os.getpid(),
         "mode": "read-write" if volume.writable else "read-only",
         "generation": volume.generation,
-        "state": lane["state"] if away or archiver.state == "idle" else archiver.state,
+        "state": "offline"
+        if volume.offline_reason
+        else lane["state"]
+        if away or archiver.state == "idle"
+        else archiver.state,
         "problem": admission.closed_reason or admission.stuck_reason,
         "away_since": away.since if away else None,
         "all_on_tape": not volume.catalog.owes_tape(),
