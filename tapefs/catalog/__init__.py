@@ -8,7 +8,7 @@ directory has to do.
 
 from tapefs.catalog.checkpoint import export_view, import_view
 from tapefs.catalog.copies import CopyTable
-from tapefs.catalog.database import remove_database
+from tapefs.catalog.database import SQLITE_VERSION, remove_database
 from tapefs.catalog.live import Catalog
 from tapefs.catalog.namespace import NoSuchInode
 from tapefs.catalog.recall_order import Item, RecallOrder
@@ -20,6 +20,7 @@ from tapefs.catalog.tape_view import TapeView
 from tapefs.catalog.verifications import Verifications
 
 __all__ = [
+    "SQLITE_VERSION",
     "Catalog",
     "CopyTable",
     "Counts",

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Row: TypeAlias = tuple[Any, ...]
 
+# Of the library that is in use.
+SQLITE_VERSION: Final = sqlite3.sqlite_version
+
 APPLICATION_TAPE: Final = 0x74665456
 APPLICATION_LIVE: Final = 0x74664C56
 APPLICATION_VERIFIED: Final = 0x74665652

@@ -14,13 +14,13 @@ import json
 import logging
 import platform
 import signal
-import sqlite3
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from tapefs import telemetry
+from tapefs.catalog import SQLITE_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -90,7 +90,7 @@ def versions() -> dict[str, str]:
     found = {
         "python": platform.python_version(),
         "kernel": platform.release(),
-        "sqlite": sqlite3.sqlite_version,
+        "sqlite": SQLITE_VERSION,
     }
     for name in _LIBRARIES:
         try:
