@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from tapefs import telemetry
+from tapefs.archive.brake import Forecast
 from tapefs.archive.burst import WHOLE_BYTES, Burst
 from tapefs.archive.catalogs import foreign_to
 from tapefs.archive.confirmation import Confirmation
@@ -72,6 +73,8 @@ class Migration:
         self._config = config
         self._clock_ns = clock_ns
         self._confirmation = Confirmation(catalog, contents)
+        self._forecast = Forecast()
+        contents.admission.next_room_s = self._next_room_s
         self.state = "idle"
         self.segments = 0
         self.failures_in_row = 0
@@ -116,7 +119,7 @@ class Migration:
     async def _one_segment(self, after_ino: int, scope: Scope) -> tuple[int, bool]:
         contents = self._contents
         epoch = self._catalog.close_epoch()
-        limits = self._limits(scope)
+        limits, segments_before = self._limits(scope), self.segments
         # No await between the end of the epoch, the snapshot and the note that a burst began.
         snapshot = self._catalog.snapshot()
         contents.begin_burst()
@@ -124,6 +127,7 @@ class Migration:
             selection = await self._archive_snapshot(snapshot, limits, after_ino, epoch)
         finally:
             contents.end_burst()
+            self._forecast.end(trio.current_time(), committed=self.segments > segments_before)
             await trio.to_thread.run_sync(snapshot.close)
         contents.evict(int(self._spool.limit_bytes * CACHE_SHARE))
         await self._checkpoint_when_due()
@@ -165,6 +169,7 @@ class Migration:
 
     async def _write_segment(self, burst: Burst, selection: Selection, epoch: int) -> None:
         self.state, writer = "writing", self._writer
+        self._forecast.begin(selection.content_bytes, trio.current_time())
         place = writer.next_place()
         self._catalog.begin_segment(place.written_ns)
         builder = SegmentBuilder(place, writer.buffers, writer.work)
@@ -198,6 +203,11 @@ class Migration:
             records=tape_file.record_count,
             entries=burst.entry_count,
         )
+
+    def _next_room_s(self) -> float | None:
+        now = trio.current_time()
+        self._forecast.progress(self._writer.statistics().current_bytes, now)
+        return self._forecast.next_room_s(now)
 
     def _last_sequence(self) -> int:
         last = self._view.last_tape_file()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from tapefs.archive.admission import Flow
 from tapefs.archive.policy import JobKind
 from tapefs.archive.verify import counts
 from tapefs.drive import Motion
@@ -47,6 +48,13 @@ _BEGINNING: Final = {
     JobKind.ARCHIVE.value: "writing",
     # A question about its health, which takes no time, or a verification that begins.
     JobKind.MAINTENANCE.value: "idle",
+}
+
+_WHY: Final = {
+    Flow.FREE: "there is room in the spool, which is {fill_percent} % full",
+    Flow.SLOWED: "the spool is {fill_percent} % full; the room that is left has to last until the "
+    "drive has made more",
+    Flow.WAITING: "the spool is {fill_percent} % full; the drive has to make room first",
 }
 
 
@@ -92,6 +100,7 @@ def status_document(
             "not_on_tape_files": volume.account.pending_count,
             "going_to_tape_bytes": archiver.current_bytes,
         },
+        "writers": _writers(volume),
         "since_mount": {
             "segments": archiver.segments,
             "checkpoints": archiver.checkpoints,
@@ -133,6 +142,18 @@ def inner_state(opened: OpenedDrive, volume: MountedVolume) -> dict[str, Any]:
         "account": dataclasses.asdict(volume.account),
         "open_files_count": len(files),
         "open_files": files[:_FILES_LISTED],
+    }
+
+
+def _writers(volume: MountedVolume) -> dict[str, Any]:
+    """How writes into the mount get on, and why."""
+    found = volume.contents.admission.backpressure()
+    fill_percent = round(100 * volume.spool.pressure())
+    return {
+        "flow": found.flow.value,
+        "reason": _WHY[found.flow].format(fill_percent=fill_percent),
+        "slowed_to_bytes_per_s": found.bytes_per_s and round(found.bytes_per_s),
+        "room_expected_s": found.next_room_s and round(found.next_room_s),
     }
 
 
