@@ -1,8 +1,9 @@
-# ruff: noqa: S608 (every part of a statement is a constant)
 """How the two databases of a volume come into being."""
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
 from tapefs.catalog.database import (
@@ -12,6 +13,7 @@ from tapefs.catalog.database import (
     Database,
     building,
     run_scripts,
+    translated,
 )
 from tapefs.entries import ROOT_INO
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from tapefs.catalog.rows import VolumeSettings
 
 _ROOT_MODE: Final = 0o040755
+# 16 MiB: nobody else has to wait for more.
+_PAGES_PER_STEP: Final = 4096
 _NAMESPACE: Final = ("namespace.sql", "namespace_index.sql")
 
 
@@ -53,15 +57,16 @@ def create_live(tape_view: Path, path: Path) -> None:
     Raises StateUnusable when `path` exists, or when either file cannot be used.
     """
     settings = _live_settings(tape_view)
-    with building(path, APPLICATION_LIVE, *_NAMESPACE) as connection:
-        # Into empty tables of the same layout SQLite copies rows and indexes as they are, twice as
-        # fast; but not from a file that is attached as read-only.
-        connection.execute("ATTACH ? AS tape", (f"{tape_view.absolute().as_uri()}?mode=rw",))
-        connection.execute("BEGIN")
-        for table in ("inode", "dentry", "xattr", "extent"):
-            connection.execute(f"INSERT INTO main.{table} SELECT * FROM tape.{table}")
-        connection.execute("COMMIT")
-        connection.execute("DETACH tape")
+    with building(path, APPLICATION_LIVE) as connection:
+        uri = f"{tape_view.absolute().as_uri()}?mode=ro"
+        with translated(tape_view), closing(sqlite3.connect(uri, uri=True)) as source:
+            # Page by page: five times as fast as row by row.
+            source.backup(connection, pages=_PAGES_PER_STEP)
+        # The copy wants a log, as the view has one, but nobody would look for it beside a new file.
+        (mode,) = connection.execute("PRAGMA journal_mode = OFF").fetchone()
+        assert mode == "off", "the copy could not be folded into one file"
+        for table in ("tape_file", "setting"):
+            connection.execute(f"DROP TABLE {table}")
         run_scripts(connection, "local.sql")
         connection.executemany("INSERT INTO setting VALUES (?, ?)", settings.items())
 

@@ -277,8 +277,6 @@ def building(path: Path, application: int, *scripts: str) -> Iterator[sqlite3.Co
         )
         try:
             for pragma in (
-                f"application_id = {application}",
-                f"user_version = {LAYOUTS[application]}",
                 "journal_mode = OFF",
                 "synchronous = OFF",
                 "trusted_schema = OFF",
@@ -287,13 +285,15 @@ def building(path: Path, application: int, *scripts: str) -> Iterator[sqlite3.Co
                 connection.execute(f"PRAGMA {pragma}")
             run_scripts(connection, *scripts)
             yield connection
+            for mark in ("application_id", application), ("user_version", LAYOUTS[application]):
+                connection.execute("PRAGMA {} = {}".format(*mark))
             connection.close()
             sync_path(unfinished)
             unfinished.rename(path)
             sync_path(path.parent)
         except BaseException:
             connection.close()
-            unfinished.unlink(missing_ok=True)
+            remove_database(unfinished)
             raise
 
 

@@ -57,8 +57,6 @@ SELECT 1 FROM extent JOIN inode USING (ino)
 WHERE mode & 61440 <> 32768 OR offset + length > size LIMIT 1;
 
 --! has extents that overlap
-SELECT 1 FROM (
-    SELECT ino, offset, lag(ino) OVER held AS before_ino,
-           lag(offset + length) OVER held AS before_end
-    FROM extent WINDOW held AS (ORDER BY ino, offset)
-) WHERE ino = before_ino AND offset < before_end LIMIT 1;
+-- (Of two that do, the later one starts within the earlier one; no two start at one place.)
+SELECT 1 FROM extent AS earlier CROSS JOIN extent AS later ON later.ino = earlier.ino
+AND later.offset > earlier.offset AND later.offset < earlier.offset + earlier.length LIMIT 1;
