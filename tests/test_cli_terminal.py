@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 import sys
+import time
 from typing import Any
 
 import pytest
+from screen_rig import Terminal as Screen
 
 from tapefs.cli import status
-from tapefs.cli.terminal import Terminal, bytes_text, duration_text, named_rows
+from tapefs.cli.terminal import Terminal, amounts_text, bytes_text, duration_text, named_rows
+
+MIB = 1 << 20
 
 STATUS: dict[str, Any] = {
     "mountpoint": "/mnt/tape",
@@ -85,3 +91,73 @@ def test_rows_for_values_of_every_kind() -> None:
         ("group", "x 1 B"),
         ("n", "9,999"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "rate", "elapsed", "wide", "narrow"),
+    [
+        (MIB, 4 * MIB, MIB, 9.0, "1.0 MiB of 4.0 MiB, 1.0 MiB/s, 3.0 s left", "25 %, 3.0 s left"),
+        (MIB, 4 * MIB, None, 9.0, "1.0 MiB of 4.0 MiB", "25 %"),
+        (
+            5 * MIB,
+            4 * MIB,
+            MIB,
+            9.0,
+            "5.0 MiB of 4.0 MiB, 1.0 MiB/s, 0.0 s left",
+            "125 %, 0.0 s left",
+        ),
+        (MIB, None, None, 9.0, "1.0 MiB", "1.0 MiB"),
+        (None, None, None, 9.0, "9.0 s", "9.0 s"),
+        (None, None, None, 0.5, "", ""),
+        (None, None, None, None, "", ""),
+    ],
+)
+def test_how_far_it_is(
+    done: int | None,
+    total: int | None,
+    rate: float | None,
+    elapsed: float | None,
+    wide: str,
+    narrow: str,
+) -> None:
+    assert amounts_text(done, total, rate, elapsed, narrow=False) == wide
+    assert amounts_text(done, total, rate, elapsed, narrow=True) == narrow
+
+
+def test_scripts_hear_of_progress_only_when_it_takes_long(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with Terminal(json_output=True).progress() as report:
+        for tenth in range(45):
+            now[0] = tenth / 10
+            report({"event": "progress", "done_bytes": tenth, "total_bytes": 45})
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["done_bytes"] for line in lines] == [20, 30, 40]
+
+
+SLOW_COMMAND = """
+import time
+from tapefs.cli.terminal import Terminal
+with Terminal().progress() as report:
+    report({"message": "reading the label"})
+    time.sleep(0.3)
+    for done in range(1, 41):
+        report({"message": "writing to tape", "done_bytes": done << 20, "total_bytes": 40 << 20})
+        time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_a_bar_fits_the_terminal_and_goes(columns: int) -> None:
+    env = {**os.environ, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
+    env = {name: text for name, text in env.items() if name not in ("COLUMNS", "LINES")}
+    with Screen([sys.executable, "-c", SLOW_COMMAND], columns, 5, env) as screen:
+        lines = screen.until(lambda lines: " left" in "".join(lines))
+        assert lines[0].startswith("writing to tape")
+        assert "?" not in lines[0], "nothing is shown that is not known"
+        assert lines[1:] == [""] * 4, "one line, however narrow"
+        assert ("━" in lines[0]) is (columns == 80)
+        assert screen.wait() == 0
+        assert screen.lines() == [""] * 5

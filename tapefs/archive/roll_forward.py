@@ -71,6 +71,7 @@ class RollForward:
         WrongTape when one does not belong here or contradicts what the view knows, DamagedTape when
         a journal cannot be read or records are missing.
         """
+        geometry = self._geometry
         if self._next_start().block <= last_file_end:
             self._passed_over = await self._judgement_at_end(last_file_end, last)
         while (start := self._next_start()).block <= last_file_end:
@@ -81,8 +82,8 @@ class RollForward:
                     "event": "progress",
                     "phase": "roll forward",
                     "message": f"reading what tape file {start.file} holds",
-                    "done_bytes": start.block,
-                    "total_bytes": last_file_end,
+                    "done_bytes": geometry.bytes_before(start.block),
+                    "total_bytes": geometry.bytes_before(last_file_end),
                 }
             )
             await self._learn_file(start, after - 1 - start.block)

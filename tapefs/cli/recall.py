@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
                 source, wanted, target, report, overwrites=arguments.overwrite
             )
 
-        with terminal.progress(as_json_lines=True) as progress:
+        with terminal.progress() as progress:
             found.add(places.with_source(volume, arguments, work, progress))
     terminal.answer(document(found, target), *_parts(found, target))
     _judge(found, target)

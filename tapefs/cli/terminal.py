@@ -11,6 +11,7 @@ import contextlib
 import datetime as dt
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 
 Event = dict[str, Any]
 Report = Callable[[Event], None]
+
+# With `--json` what is over sooner tells nothing but its answer; then an event comes this often.
+_JSON_AFTER_S: Final = 2.0
+_JSON_EVERY_S: Final = 1.0
+# Narrower terminals get no bar, but still say how far it is.
+_BAR_COLUMNS: Final = 72
 
 _BYTE_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -71,14 +78,15 @@ class Terminal:
             print(f"tapefs: {verdict.sentence}", file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
-    def progress(self, *, as_json_lines: bool = False) -> Iterator[Report]:
+    def progress(self) -> Iterator[Report]:
         """Yield the function that shows progress events while the block runs.
 
-        Events carry `phase`, `message`, `done_bytes` and `total_bytes`, all optional. With
-        `as_json_lines` and `--json` they are lines on standard error; else scripts see none.
+        Events carry `phase`, `message`, `done_bytes` and `total_bytes`, all optional. A terminal
+        gets a bar; a pipe a line for each new message; with `--json` standard error gets a JSON
+        line now and then of what takes longer than a moment.
         """
         if self._json_output:
-            yield _print_event if as_json_lines else _show_nothing
+            yield _JsonProgress().report
         elif sys.stderr.isatty():
             with _rich_progress() as report:
                 yield report
@@ -99,49 +107,75 @@ class _PlainProgress:
             print(f"tapefs: {text}", file=sys.stderr, flush=True)
 
 
-def _print_event(event: Event) -> None:
-    print(json.dumps(event, ensure_ascii=False), file=sys.stderr, flush=True)
+class _JsonProgress:
+    """Events as JSON lines: none of what is over soon, and then one a second at most."""
 
+    def __init__(self) -> None:
+        self._due_s = time.monotonic() + _JSON_AFTER_S
 
-def _show_nothing(event: Event) -> None:
-    """Scripts asked for one document only."""
+    def report(self, event: Event) -> None:
+        if (now_s := time.monotonic()) >= self._due_s:
+            self._due_s = now_s + _JSON_EVERY_S
+            print(json.dumps(event, ensure_ascii=False), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def _rich_progress() -> Iterator[Report]:
     # rich costs 80 ms to import: only who looks at a terminal pays for it.
     from rich.console import Console  # noqa: PLC0415
-    from rich.progress import (  # noqa: PLC0415
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
+    from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415
+    from rich.table import Column  # noqa: PLC0415
 
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+    console = Console(stderr=True)
+    message = TextColumn(
+        "{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("waiting for the drive", total=None)
+    amounts = TextColumn(
+        "{task.fields[amounts]}", markup=False, table_column=Column(no_wrap=True, justify="right")
+    )
+    narrow = console.width < _BAR_COLUMNS
+    columns = (message, amounts) if narrow else (message, BarColumn(), amounts)
+    with Progress(*columns, console=console, transient=True, expand=True) as bars:
+        task = bars.add_task("waiting for the drive", total=None, amounts="")
 
         def report(event: Event) -> None:
-            text = event.get("message") or event.get("phase")
+            text = str(event.get("message") or event.get("phase") or bars.tasks[0].description)
+            done, total = event.get("done_bytes"), event.get("total_bytes") or None
+            if text != bars.tasks[0].description:
+                bars.reset(task)  # rate and time left are those of what goes on now
+            bars.update(task, description=text, completed=done, total=total)
+            now = bars.tasks[0]
             bars.update(
-                task,
-                description=None if text is None else str(text),
-                completed=event.get("done_bytes"),
-                total=event.get("total_bytes"),
+                task, amounts=amounts_text(done, total, now.speed, now.elapsed, narrow=narrow)
             )
 
         yield report
+
+
+def amounts_text(
+    done_bytes: float | None,
+    total_bytes: float | None,
+    rate_bytes_per_s: float | None,
+    elapsed_s: float | None,
+    *,
+    narrow: bool,
+) -> str:
+    """How much of how much, how fast and how long it takes; what is not known is left out."""
+    parts = []
+    if total_bytes is not None and done_bytes is not None:
+        if narrow:
+            parts.append(f"{100 * done_bytes / total_bytes:.0f} %")
+        else:
+            parts.append(f"{bytes_text(done_bytes)} of {bytes_text(total_bytes)}")
+        if rate_bytes_per_s:
+            left_s = max(0.0, total_bytes - done_bytes) / rate_bytes_per_s
+            parts += [] if narrow else [_rate_text(rate_bytes_per_s)]
+            parts.append(f"{duration_text(left_s)} left")
+    elif done_bytes is not None:
+        parts.append(bytes_text(done_bytes))
+    elif elapsed_s is not None and elapsed_s >= 1:
+        parts.append(duration_text(elapsed_s))
+    return ", ".join(parts)
 
 
 def _print_rich(parts: Sequence[str | Table]) -> None:

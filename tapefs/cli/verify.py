@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
         shared.log_if_wanted(arguments)
         state_dir = shared.state_dir(arguments.state_dir)
-        with terminal.progress(as_json_lines=True) as progress:
+        with terminal.progress() as progress:
             report = trio.run(daemon.verify, drive, state_dir, scope, progress)
     terminal.answer(report, *_parts(report))
     if report["damage_count"]:
@@ -96,7 +96,7 @@ def _ask_mount(what: str, scope: str, terminal: Terminal) -> dict[str, Any]:
             raise UsageError("--new and --resume go with a whole tape, not with a file in it")
         asked = {"path": os.fsdecode(path.relative_to(mountpoint))}
         terminal.if_interrupted = "interrupted; damage found so far is noted"
-    with terminal.progress(as_json_lines=True) as progress:
+    with terminal.progress() as progress:
         return control.request(mountpoint, "verify", progress, **asked)
 
 
