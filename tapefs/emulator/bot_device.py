@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import enum
 import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from tapefs import telemetry
@@ -53,7 +52,6 @@ from tapefs.usb.bot import (
 
 if TYPE_CHECKING:
     from array import array
-    from collections.abc import Iterator
 
     from tapefs.emulator.cable import Replug
     from tapefs.emulator.device_server import DeviceServer
@@ -145,7 +143,8 @@ class BotDevice:
 
         Raises Stall, Silence, Unplugged.
         """
-        with self._alone("OUT"):
+        self._begin_alone("OUT")
+        try:
             self._need(Pipe.OUT)
             if self._phase is _Phase.COMMAND:
                 self._take_command(data)
@@ -160,13 +159,16 @@ class BotDevice:
                 self._wedge()
                 raise Stall
             return len(data)
+        finally:
+            self._lock.release()
 
     def bulk_in(self, into: memoryview) -> int:
         """The host reads up to `len(into)` bytes in one transfer. Returns how many arrived.
 
         Raises Stall, Silence, Babble, Unplugged.
         """
-        with self._alone("IN"):
+        self._begin_alone("IN")
+        try:
             self._need(Pipe.IN)
             if self._phase is _Phase.DATA_IN:
                 return self._give_data(into)
@@ -177,6 +179,8 @@ class BotDevice:
                 f"the host reads, but the device waits for a {self._phase.value}",
             )
             raise Silence
+        finally:
+            self._lock.release()
 
     @property
     def answers_in(self) -> bool:
@@ -386,20 +390,18 @@ class BotDevice:
 
     # Odds of the wire.
 
-    @contextmanager
-    def _alone(self, pipe: str) -> Iterator[None]:
-        # No transfer here waits for anything: finding another one inside means that two threads
-        # use the pipes at one time, whatever order they then happen to get.
+    def _begin_alone(self, pipe: str) -> None:
+        """To be followed by a release of the lock.
+
+        No transfer here waits for anything: finding another one inside means that two threads use
+        the pipes at one time, whatever order they then happen to get.
+        """
         if not self._lock.acquire(blocking=False):
             self._violate(
                 ViolationKind.CONCURRENT_TRANSFERS,
                 f"a bulk {pipe} transfer was started while another one was under way",
             )
             self._lock.acquire()
-        try:
-            yield
-        finally:
-            self._lock.release()
 
     def _need(self, pipe: Pipe | None) -> None:
         self._obey(self.cable.look())

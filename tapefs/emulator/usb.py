@@ -12,9 +12,8 @@ buffer. Methods may be called from any thread, as libusb's may.
 from __future__ import annotations
 
 import errno
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import usb.backend
 import usb.core
@@ -192,14 +191,14 @@ class EmulatedUsbBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb h
         self, handle: _Handle, _ep: int, _intf: int, data: array[int], _timeout_ms: int
     ) -> int:
         self._alive(handle)
-        with _libusb_errors():
+        with _libusb_errors:
             return self.device.bulk_out(data)
 
     def bulk_read(
         self, handle: _Handle, _ep: int, _intf: int, buff: array[int], _timeout_ms: int
     ) -> int:
         self._alive(handle)
-        with _libusb_errors(), memoryview(buff) as into:
+        with _libusb_errors, memoryview(buff) as into:
             return self.device.bulk_in(into)
 
     def ctrl_transfer(
@@ -213,7 +212,7 @@ class EmulatedUsbBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb h
         _timeout_ms: int,
     ) -> int:
         self._alive(handle)
-        with _libusb_errors():
+        with _libusb_errors:
             answer = self._control.request(Setup(request_type, request, value, index, len(data)))
         count = min(len(answer), len(data))
         memoryview(data)[:count] = answer[:count]
@@ -221,12 +220,12 @@ class EmulatedUsbBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb h
 
     def clear_halt(self, handle: _Handle, ep: int) -> None:
         self._alive(handle)
-        with _libusb_errors():
+        with _libusb_errors:
             self.device.clear_halt(Pipe.IN if ep == IN_ADDRESS else Pipe.OUT)
 
     def reset_device(self, handle: _Handle) -> None:
         self._alive(handle)
-        with _libusb_errors():
+        with _libusb_errors:
             self.device.port_reset()
         self._owner = None
         self.kernel_driver_active = self._has_kernel_driver
@@ -246,19 +245,24 @@ class EmulatedUsbBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb h
             self.kernel_driver_active = self._has_kernel_driver
 
 
-@contextmanager
-def _libusb_errors() -> Iterator[None]:
+class _LibusbErrors:
     """What happened on the wire, in pyusb's exceptions with libusb's and the system's numbers."""
-    try:
-        yield
-    except Stall as exc:
-        raise usb.core.USBError("Pipe error", -9, errno.EPIPE) from exc
-    except Silence as exc:
-        raise usb.core.USBTimeoutError("Operation timed out", -7, errno.ETIMEDOUT) from exc
-    except Babble as exc:
-        raise usb.core.USBError("Overflow", -8, errno.EOVERFLOW) from exc
-    except Unplugged as exc:
-        raise _no_device() from exc
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, Stall):
+            raise usb.core.USBError("Pipe error", -9, errno.EPIPE) from error
+        if isinstance(error, Silence):
+            raise usb.core.USBTimeoutError("Operation timed out", -7, errno.ETIMEDOUT) from error
+        if isinstance(error, Babble):
+            raise usb.core.USBError("Overflow", -8, errno.EOVERFLOW) from error
+        if isinstance(error, Unplugged):
+            raise _no_device() from error
+
+
+_libusb_errors: Final = _LibusbErrors()
 
 
 def _no_device() -> usb.core.USBError:

@@ -5,6 +5,7 @@ A host packs a command (`command.pack()`); a device, real enough to be tested ag
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Final
 
 from tapefs.scsi.command import Command as Command
@@ -145,6 +146,8 @@ _UNPACKERS: Final[dict[int, Callable[[bytes], Command]]] = {
     0xA3: ReadEndOfWrapPosition.unpack,
 }
 
+_UNPACKED_KEPT: Final = 64
+
 # The top three bits of an operation code are its group, which fixes the length (SPC-4).
 _GROUP_BYTES: Final = {0: 6, 1: 10, 2: 10, 4: 16, 5: 12}
 
@@ -157,6 +160,9 @@ def cdb_length_bytes(operation_code: int) -> int:
     return length
 
 
+# Commands are values, and a device looks at the same block several times: when it comes, when it is
+# carried out, and when it is named.
+@functools.lru_cache(maxsize=_UNPACKED_KEPT)
 def unpack(cdb: bytes) -> Command:
     """The command in `cdb`, which may be longer than natural (bridges pad to 12 bytes).
 

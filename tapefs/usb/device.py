@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 from array import array
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import trio
@@ -20,7 +20,7 @@ from tapefs.usb.discovery import NO_PERMISSION, REFUSED, Candidate, UsbDriveInfo
 from tapefs.usb.transport import EndpointStalled, TransferOverflow, TransferTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 T = TypeVar("T")
@@ -88,7 +88,7 @@ class UsbEndpoints:
 
     def send(self, data: array[int], timeout_s: float) -> int:
         """Write `data` to the bulk OUT endpoint in one transfer, without copying it."""
-        with _wire_errors():
+        with _wire_errors:
             count = int(self._device.write(self._interface.address_out, data, _ms(timeout_s)))
         if count < len(data):
             # libusb reports a timeout after the first bytes as nothing but a short count.
@@ -97,18 +97,18 @@ class UsbEndpoints:
 
     def receive(self, into: array[int], timeout_s: float) -> int:
         """Fill `into` from the bulk IN endpoint in one transfer; returns the bytes received."""
-        with _wire_errors():
+        with _wire_errors:
             return int(self._device.read(self._interface.address_in, into, _ms(timeout_s)))
 
     def clear_halt(self, pipe: Pipe) -> None:
         """Clear a halted endpoint, and with it the data toggle on both sides."""
         address = self._interface.address_in if pipe is Pipe.IN else self._interface.address_out
-        with _wire_errors():
+        with _wire_errors:
             self._device.clear_halt(address)
 
     def class_reset(self) -> None:
         """Bulk-Only Mass Storage Reset (BOT 1.0 §3.1)."""
-        with _wire_errors():
+        with _wire_errors:
             self._device.ctrl_transfer(
                 0x21, 0xFF, 0, self._interface.number, None, _ms(_CLASS_RESET_TIMEOUT_S)
             )
@@ -118,7 +118,7 @@ class UsbEndpoints:
 
         Raises DriveGone when the device came back as another one.
         """
-        with _wire_errors():
+        with _wire_errors:
             self._device.reset()
         self._take()
 
@@ -132,7 +132,7 @@ class UsbEndpoints:
             return 0
         answer = array("B", bytes(1))
         try:
-            with _wire_errors():
+            with _wire_errors:
                 count = self._device.ctrl_transfer(
                     0xA1, 0xFE, 0, self._interface.number, answer, _ms(_MAX_LUN_TIMEOUT_S)
                 )
@@ -158,7 +158,7 @@ class UsbEndpoints:
     def _take(self) -> None:
         number = self._interface.number
         try:
-            with _wire_errors():
+            with _wire_errors:
                 self._detach(number)
                 usb.util.claim_interface(self._device, number)
                 if self._interface.alternate:
@@ -177,15 +177,20 @@ class UsbEndpoints:
                 self._detached = True
 
 
-@contextmanager
-def _wire_errors() -> Iterator[None]:
-    """libusb's failures as tapefs's errors."""
-    try:
-        yield
-    except usb.core.USBError as exc:
-        raise _translated(exc) from exc
-    except NotImplementedError as exc:
-        raise WireFailed("libusb cannot do this on this system") from exc
+class _WireErrors:
+    """libusb's failures as tapefs's errors. Without state: one serves all transfers."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, usb.core.USBError):
+            raise _translated(error) from error
+        if isinstance(error, NotImplementedError):
+            raise WireFailed("libusb cannot do this on this system") from error
+
+
+_wire_errors: Final = _WireErrors()
 
 
 def _translated(error: usb.core.USBError) -> Exception:
