@@ -1,6 +1,6 @@
 #!/bin/sh
 # How fast tapefs is, against a reference measured in the same run; a Markdown table comes out.
-# Installs what it needs first. Takes an hour for everything at whole size, and 7 GiB of disk.
+# Installs what it needs first. Takes two hours for everything at whole size, and 15 GiB of disk.
 #
 #   contrib/benchmark.sh [ROW...] [--runs N] [--json FILE] [--picture FILE.svg] [--compare FILE]
 #

@@ -6,12 +6,17 @@ import os
 import subprocess
 from typing import TYPE_CHECKING, Final
 
+import trio
+from big_volume import make_big_volume
+from volume_rig import Rig
+
 from benchmarks.row import MIB
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 SMALL_FILE_BYTES: Final = 4096
+_CARTRIDGE_BYTES: Final = 400 << 30
 FILES_PER_DIRECTORY: Final = 500
 
 
@@ -41,6 +46,16 @@ class Sources:
                     path.parent.mkdir(parents=True)
                 path.write_bytes(os.urandom(SMALL_FILE_BYTES))
         _read(root)
+        return root
+
+    def volume(self, count: int) -> Path:
+        """A directory for `mounts.tapefs` with a volume of `count` files that this host knows."""
+        root = self._root / f"volume-{count}"
+        if not root.exists():
+            root.mkdir()
+            rig = Rig(root, capacity_bytes=_CARTRIDGE_BYTES)
+            rig.state = root / "state" / "volumes"
+            trio.run(make_big_volume, rig, count)
         return root
 
 
