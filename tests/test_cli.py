@@ -54,10 +54,11 @@ def test_every_command_explains_itself_with_an_example(parser: argparse.Argument
     assert max(map(len, text.splitlines())) <= 100
 
 
-def test_help_does_not_load_what_it_does_not_need() -> None:
+@pytest.mark.parametrize("words", [["--help"], ["status", "/"], ["umount", "/nowhere"]])
+def test_commands_do_not_load_what_they_do_not_need(words: list[str]) -> None:
     script = (
         "import sys; from tapefs import cli\n"
-        "try: cli.main(['--help'])\n"
+        f"try: cli.main({words})\n"
         "except SystemExit: pass\n"
         "print(sorted({'trio', 'pyfuse3', 'usb', 'rich', 'sqlite3'} & set(sys.modules)))"
     )

@@ -13,6 +13,7 @@ from stub_daemon import raising
 
 from tapefs import cli, control, errors
 from tapefs.cli import mountpoints, umount
+from tapefs.control import server as control_server
 from tapefs.errors import ExitCode
 from tapefs.fuse.mountpoint import FILESYSTEM_TYPE, Mount
 
@@ -54,7 +55,7 @@ class Mounted:
 async def run_beside(service: Mounted, path: Path, words: list[str]) -> int:
     """Run a command while `service` listens for the mount at `path`."""
     async with trio.open_nursery() as nursery:
-        await nursery.start(control.serve, control.socket_path(path), service)
+        await nursery.start(control_server.serve, control.socket_path(path), service)
         code = await trio.to_thread.run_sync(partial(cli.main, words))
         nursery.cancel_scope.cancel()
     return code
@@ -156,7 +157,7 @@ async def test_umount8_means_the_same(
     mounted: Mounted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with trio.open_nursery() as nursery:
-        await nursery.start(control.serve, control.socket_path(tmp_path), mounted)
+        await nursery.start(control_server.serve, control.socket_path(tmp_path), mounted)
         words = [str(tmp_path), "-n", "-v", "-t", "fuse.tapefs"]
         assert await trio.to_thread.run_sync(partial(cli.umount_main, words)) == 0
         nursery.cancel_scope.cancel()

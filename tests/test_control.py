@@ -17,7 +17,8 @@ import pytest
 import trio
 
 from tapefs import control, errors
-from tapefs.control import CLIENTS_MAX, Connection, ControlServer, Report, error_from, socket_path
+from tapefs.control import CLIENTS_MAX, Connection, Report, error_from, socket_path
+from tapefs.control import server as control_server
 from tapefs.errors import (
     DriveBusy,
     ExitCode,
@@ -31,6 +32,8 @@ from tapefs.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+    from tapefs.control.server import ControlServer
 
 MOUNTPOINT = Path("/no/such/mountpoint")
 
@@ -80,7 +83,7 @@ class Tape:
 async def serving(service: Tape) -> AsyncIterator[ControlServer]:
     """A control server for MOUNTPOINT, gone when the block ends."""
     async with trio.open_nursery() as nursery:
-        yield await nursery.start(control.serve, socket_path(MOUNTPOINT), service)
+        yield await nursery.start(control_server.serve, socket_path(MOUNTPOINT), service)
         nursery.cancel_scope.cancel()
 
 
@@ -174,7 +177,7 @@ async def test_finish_lets_every_waiting_command_have_its_answer() -> None:
         answers.append(await in_thread(partial(ask, "wait_finalized")))
 
     async with trio.open_nursery() as nursery:
-        server = await nursery.start(control.serve, socket_path(MOUNTPOINT), tape)
+        server = await nursery.start(control_server.serve, socket_path(MOUNTPOINT), tape)
         nursery.start_soon(wait)
         nursery.start_soon(wait)
         await tape.started.wait()
@@ -188,7 +191,7 @@ async def test_finish_lets_every_waiting_command_have_its_answer() -> None:
 async def test_finish_does_not_wait_for_ever(autojump_clock: trio.testing.MockClock) -> None:
     tape = Tape()
     async with trio.open_nursery() as nursery:
-        server = await nursery.start(control.serve, socket_path(MOUNTPOINT), tape)
+        server = await nursery.start(control_server.serve, socket_path(MOUNTPOINT), tape)
         stream = await trio.open_unix_socket(str(socket_path(MOUNTPOINT)))
         await stream.send_all(b'{"op": "sync"}\n')
         await tape.started.wait()
@@ -286,7 +289,7 @@ async def test_a_socket_that_a_dead_daemon_left_is_replaced() -> None:
 async def test_a_living_daemon_is_not_replaced() -> None:
     async with serving(Tape()):
         with trio.fail_after(10), pytest.raises(DriveBusy, match="another tapefs daemon answers"):
-            await control.serve(socket_path(MOUNTPOINT), Tape())
+            await control_server.serve(socket_path(MOUNTPOINT), Tape())
         assert await in_thread(partial(ask, "status"))
 
 
@@ -299,7 +302,7 @@ async def test_only_the_owner_may_connect() -> None:
 
 async def test_a_path_that_is_too_long_for_a_socket_has_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(StateUnusable, match="short path in TAPEFS_RUNTIME_DIR"):
-        await control.serve(tmp_path / ("x" * 120), Tape())
+        await control_server.serve(tmp_path / ("x" * 120), Tape())
 
 
 def test_each_mountpoint_has_its_socket_whatever_way_it_is_named(tmp_path: Path) -> None:

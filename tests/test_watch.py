@@ -23,6 +23,7 @@ from test_openmetrics import STATUS as FIGURES
 from tapefs import cli, control
 from tapefs.cli import watch
 from tapefs.cli.watch_screen import ASCII, UNICODE, WIDTH_MIN, draw, summary
+from tapefs.control import server as control_server
 from tapefs.errors import DriveBusy, UsageError
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ async def served(mountpoint: Path) -> AsyncIterator[tuple[Served, trio.CancelSco
         async def serve(*, task_status: trio.TaskStatus[Any]) -> None:
             with scope:
                 path = control.socket_path(mountpoint)
-                await control.serve(path, service, task_status=task_status)
+                await control_server.serve(path, service, task_status=task_status)
 
         await nursery.start(serve)
         yield service, scope

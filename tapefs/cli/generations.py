@@ -55,7 +55,7 @@ def _ask(arguments: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
     try:
         drive = shared.drive(arguments.tape)
     except UsageError:
-        # The control module brings trio; `tapefs --help` does without.
+        # Brings sockets and JSON; `tapefs --help` does without.
         from tapefs import control  # noqa: PLC0415
 
         with control.Connection(mountpoints.real(arguments.tape)) as connection:

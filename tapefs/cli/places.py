@@ -130,7 +130,7 @@ def holding_mount(path: Path) -> Path | None:
 
 def _mounted(fits: Callable[[dict[str, Any]], bool]) -> Path | None:
     """Where this user has mounted what `fits`, or None."""
-    # The control module brings trio; `tapefs --help` does without.
+    # Brings sockets and JSON; `tapefs --help` does without.
     from tapefs import control  # noqa: PLC0415
 
     found = (Path(status["mountpoint"]) for status in control.all_statuses() if fits(status))

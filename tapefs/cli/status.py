@@ -44,7 +44,7 @@ def add_parser(commands: shared.Commands) -> None:
 
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     """Show status; see `add_parser`."""
-    # The control module brings trio; `tapefs --help` does without.
+    # Brings sockets and JSON; `tapefs --help` does without.
     from tapefs import control  # noqa: PLC0415
 
     if arguments.interval is not None and not arguments.watch:

@@ -66,7 +66,7 @@ def run_umount(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 def run_sync(arguments: argparse.Namespace, terminal: Terminal) -> int:
     """Sync; see `add_parsers`."""
-    # The control module brings trio; `tapefs --help` does without.
+    # Brings sockets and JSON; `tapefs --help` does without.
     from tapefs import control  # noqa: PLC0415
 
     path = mountpoints.real(arguments.mountpoint)

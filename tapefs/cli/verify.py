@@ -85,7 +85,7 @@ def mount_holding(path: Path) -> Path:
 
 
 def _ask_mount(what: str, scope: str, terminal: Terminal) -> dict[str, Any]:
-    # The control module brings trio; `tapefs --help` does without.
+    # Brings sockets and JSON; `tapefs --help` does without.
     from tapefs import control  # noqa: PLC0415
 
     path = mountpoints.real(what)

@@ -49,7 +49,7 @@ def interval(text: str | None) -> float:
 
 def the_only_mount() -> Path:
     """The mountpoint of this user's only mount. Raises NotMounted, UsageError."""
-    from tapefs import control  # noqa: PLC0415 - brings trio
+    from tapefs import control  # noqa: PLC0415 - brings sockets
 
     found = [str(status["mountpoint"]) for status in control.all_statuses()]
     if not found:
@@ -74,7 +74,7 @@ def watch(mountpoint: Path, interval_s: float, terminal: Terminal, *, as_json: b
 
 
 def _ask(mountpoint: Path) -> dict[str, Any] | None:
-    from tapefs import control  # noqa: PLC0415 - brings trio
+    from tapefs import control  # noqa: PLC0415 - brings sockets
 
     with control.Connection(mountpoint) as connection:
         return connection.status()

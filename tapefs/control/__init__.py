@@ -28,13 +28,11 @@ from tapefs.control.protocol import (
     runtime_dir,
     socket_path,
 )
-from tapefs.control.server import ControlServer, serve
 
 __all__ = [
     "CLIENTS_MAX",
     "LAST_ANSWERS_S",
     "Connection",
-    "ControlServer",
     "Event",
     "Report",
     "Service",
@@ -42,6 +40,5 @@ __all__ = [
     "error_from",
     "request",
     "runtime_dir",
-    "serve",
     "socket_path",
 ]

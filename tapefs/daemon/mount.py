@@ -22,6 +22,7 @@ from tapefs.archive.mounted import closing_volume, open_volume
 from tapefs.archive.offline import DRIVE_NAME, absent_drive, known_label, what_to_insert
 from tapefs.archive.tape_attributes import TapeAttributes
 from tapefs.config import Config, parse_options
+from tapefs.control import server as control_server
 from tapefs.daemon.drives import OpenedDrive, open_drive, require_medium
 from tapefs.daemon.drives import opened as opened_drive
 from tapefs.daemon.metrics_file import MetricsFile
@@ -189,7 +190,7 @@ class _Mount:
         async with trio.open_nursery() as nursery:
             await nursery.start(volume.run)
             server = await nursery.start(
-                control.serve, control.socket_path(request.mountpoint), service
+                control_server.serve, control.socket_path(request.mountpoint), service
             )
             nursery.start_soon(self._end_on_signal)
             await nursery.start(health.run)
