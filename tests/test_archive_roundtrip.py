@@ -176,6 +176,33 @@ async def test_deletion_is_kept_and_the_number_never_comes_again(rig: Rig) -> No
         assert await user.write("new", b"2") > gone
 
 
+async def test_numbers_that_a_lost_catalog_gave_never_come_again(rig: Rig) -> None:
+    async with rig.mounted() as user:
+        kept = await user.write("kept", b"1")
+        await user.sync()
+        # Files that somebody saw and the tape never did.
+        lost = [await user.write(f"lost{number}", b"2") for number in range(20)]
+        user.crash()
+    for _ in range(2):
+        shutil.rmtree(rig.state)
+        async with rig.mounted() as user:
+            assert user.find("kept").ino == kept
+            mine = [await user.write(f"mine{number}", b"3") for number in range(20)]
+            assert min(mine) > max(lost)
+            assert user.volume.account.inode_count < 1000, "the checkpoint is no larger for it"
+            lost += mine
+            user.crash()
+    shutil.rmtree(rig.state)
+    async with rig.mounted() as user:
+        last = await user.write("last", b"4")
+        assert last > max(lost)
+    kept_numbers = {kept, last}
+    shutil.rmtree(rig.state)
+    async with rig.mounted() as user:
+        assert {user.find(name).ino for name in ("kept", "last")} == kept_numbers
+        assert await user.read("last") == b"4"
+
+
 async def test_writing_while_a_segment_is_being_written_loses_nothing(rig: Rig) -> None:
     async with rig.mounted() as user:
         await user.write("file", b"a" * 2_000_000)

@@ -294,6 +294,43 @@ class TestCopying:
 
 
 class TestOpenFiles:
+    async def test_what_the_kernel_forgets_while_somebody_walks_is_forgotten_here(
+        self, mount: Mount
+    ) -> None:
+        """As when memory runs short: inodes come and go under a walk, and none of it adds up."""
+        counts = mount.operations.references.lookups
+
+        def make() -> int:
+            for number in range(600):
+                path = mount.path / f"d{number % 40}"
+                path.mkdir(exist_ok=True)
+                write(path / f"f{number}", b"x", os.O_CREAT | os.O_EXCL)
+            fd = os.open(mount.path / "gone", os.O_RDWR | os.O_CREAT)
+            os.write(fd, b"still here")
+            (mount.path / "gone").unlink()
+            return fd
+
+        fd = await client(make)
+        gone = next(iter(mount.catalog.orphans()))
+        await shell(
+            f"for n in 1 2; do find '{mount.path}' -ls | wc -l; done >'{mount.path}/walked' &"
+            " walk=$!; while kill -0 $walk 2>/dev/null;"
+            " do echo 2 >/proc/sys/vm/drop_caches; sleep 0.02; done; wait $walk"
+        )
+        assert await client((mount.path / "walked").read_bytes) == b"642\n" * 2
+        assert counts[gone] > 0
+        assert await client(os.pread, fd, 100, 0) == b"still here"
+        with trio.fail_after(STUCK_S):
+            while sum(1 for _ in counts) > 60:
+                await shell("echo 2 >/proc/sys/vm/drop_caches")
+        assert counts.page_count <= 3
+        assert len((await shell(f"find '{mount.path}' -type f")).split()) == 601
+        await client(os.close, fd)
+        with trio.fail_after(STUCK_S):
+            while mount.catalog.orphans():
+                await shell("echo 2 >/proc/sys/vm/drop_caches")
+        assert counts[gone] == 0
+
     async def test_an_unlinked_file_lives_until_it_is_closed(self, mount: Mount) -> None:
         def use() -> None:
             with (mount.path / "a").open("w+b") as file:

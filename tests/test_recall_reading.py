@@ -258,6 +258,45 @@ async def test_what_was_recalled_gives_way_to_what_is_written(tmp_path: Path) ->
         assert await user.read("file") == content(6 * MIB, 6 * MIB)
 
 
+async def test_what_is_clean_in_the_spool_counts_until_the_computer_was_restarted(
+    rig: Rig,
+) -> None:
+    async with rig.mounted() as user:
+        ino = await user.write("file", content(1, 300_000))
+    spooled = user.volume.spool.path(ino)
+    assert spooled.exists()
+    async with rig.mounted() as user:
+        assert await user.read("file") == content(1, 300_000)
+        assert records_read(user) == 0
+    # What a power cut after the end of the mount may leave of bytes that nobody made safe.
+    spooled.write_bytes(bytes(300_000))
+    rig.boot_id = "the next"
+    async with rig.mounted() as user:
+        assert await user.read("file") == content(1, 300_000)
+
+
+@pytest.mark.usefixtures("keeps_all")
+async def test_a_full_disk_takes_what_was_recalled_before_a_write_fails(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await archive(rig, {"file": 2 * MIB})
+    async with rig.mounted() as user:
+        await user.read("file")
+        await run_ended(user)
+        pwrite = os.pwrite
+
+        def full_as_long_as_there_is_something(fd: int, data: bytes, offset: int) -> int:
+            if user.volume.store.used_bytes:
+                raise OSError(errno.ENOSPC, "")
+            return pwrite(fd, data, offset)
+
+        assert user.volume.store.used_bytes
+        monkeypatch.setattr(os, "pwrite", full_as_long_as_there_is_something)
+        await user.write("new", content(5, 100_000))
+        assert await user.read("new") == content(5, 100_000)
+        monkeypatch.setattr(os, "pwrite", pwrite)
+
+
 # -- the store by itself
 
 

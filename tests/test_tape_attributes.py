@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import os
 import subprocess
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,6 +31,46 @@ def value(user: User, path: str, name: bytes) -> bytes | None:
     volume = user.volume
     attributes = TapeAttributes(volume.catalog, volume.view, volume.contents)
     return attributes.value(user.find(path).ino, name)
+
+
+@pytest.mark.fuse
+def test_a_file_was_verified_when_the_last_of_its_tape_files_was(host_of_two: Host) -> None:
+    host = host_of_two
+    old, new = host.mountpoint / "old", host.mountpoint / "new"
+
+    def verified_at(path: Path) -> str:
+        return os.getxattr(path, "user.tapefs.verified-at").decode()
+
+    for path in (old, new, host.mountpoint / "unwritten"):
+        with pytest.raises(OSError, match="No data available"):
+            verified_at(path)
+    before = time.time()
+    host.ok("verify", host.mountpoint)
+    first = verified_at(old)
+    assert int(before) <= dt.datetime.fromisoformat(first).timestamp() <= time.time()
+    assert verified_at(new) == first
+    with new.open("ab") as file:
+        file.write(b"more")
+    host.ok("sync", host.mountpoint)
+    assert verified_at(old) == first
+    with pytest.raises(OSError, match="No data available"):
+        verified_at(new)
+    assert "user.tapefs.verified-at" not in os.listxattr(old)
+    with pytest.raises(PermissionError):
+        os.setxattr(old, "user.tapefs.verified-at", b"today")
+
+
+@pytest.fixture
+def host_of_two() -> Iterator[Host]:
+    """A mount with two files on tape, and one that is not."""
+    with new_host() as host:
+        host.format().mount("settle=0")
+        for name in ("old", "new"):
+            (host.mountpoint / name).write_bytes(name.encode() * 1000)
+            host.ok("sync", host.mountpoint)
+        (host.mountpoint / "unwritten").write_bytes(b"")
+        yield host
+        host.umount()
 
 
 async def test_address_and_hashes_come_with_archiving_and_go_with_changes(tmp_path: Path) -> None:

@@ -194,6 +194,7 @@ class Rig:
         # How the drive is opened, when that takes more than a wire.
         self.connection: Callable[[Target], Connect] | None = None
         self.clock_ns: Callable[[], int] = time.time_ns
+        self.boot_id = "first"
 
     async def format(self) -> None:
         """Make the cartridge and its label."""
@@ -223,7 +224,7 @@ class Rig:
                     directory,
                     config or self.config,
                     lambda _: None,
-                    boot_id="test",
+                    boot_id=self.boot_id,
                     clock_ns=self.clock_ns,
                     read_only_reason="mounted read-only"
                     if read_only or generation is not None

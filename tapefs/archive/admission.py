@@ -58,8 +58,8 @@ class Recalled(Protocol):
     def shrink(self) -> None:
         """Give back what the spool has use for."""
 
-    def clear(self) -> None:
-        """Give back everything."""
+    def clear(self) -> bool:
+        """Give back everything; false when there is nothing."""
 
 
 class Admission:
@@ -68,15 +68,20 @@ class Admission:
     `next_room_s` says when the segment under way will have made room; None: nobody knows.
     """
 
-    def __init__(self, account: CapacityAccount, spool: Spool, config: Config) -> None:
+    def __init__(
+        self,
+        account: CapacityAccount,
+        spool: Spool,
+        config: Config,
+        recalled: Recalled | None = None,
+    ) -> None:
         self._account = account
         self._spool = spool
+        self._recalled = recalled
         self._high_water = config.spool_high_water
         self._room = trio.Event()
         self.evict: Callable[[int], None] = lambda _: None
         self.wake_archiver: Callable[[], None] = lambda: None
-        # Set by whoever builds the archive, if there is any.
-        self.recalled: Recalled | None = None
         self.next_room_s: Callable[[], float | None] = lambda: None
         # Up to when the pace has been given away to writes already; and what it was last.
         self._paced_until = self._slowed_at = -math.inf
@@ -121,6 +126,10 @@ class Admission:
             return Backpressure(Flow.SLOWED, self._pace_bytes_per_s, self.next_room_s())
         return Backpressure(Flow.FREE)
 
+    def make_room_on_disk(self) -> bool:
+        """The disk is full: give back what is on tape as well; false when there is nothing."""
+        return self._recalled is not None and self._recalled.clear()
+
     async def admit(self, tape_bytes: int, spool_bytes: int) -> None:
         """Return when `tape_bytes` more for the tape and `spool_bytes` more in the spool are fine.
 
@@ -135,8 +144,8 @@ class Admission:
         if not spool_bytes:
             return
         spool = self._spool
-        if self.recalled is not None:
-            self.recalled.shrink()
+        if self._recalled is not None:
+            self._recalled.shrink()
         if spool.pressure() > self._high_water:
             self.evict(int(spool.limit_bytes * self._high_water))
             self.wake_archiver()

@@ -34,6 +34,8 @@ LIVE_NAME: Final = "live.sqlite"
 VERIFIED_NAME: Final = "verified.sqlite"
 # What another computer exported, which no mount looks at.
 IMPORTED_NAME: Final = "imported.sqlite"
+# More than a computer gives to files in a hurry before its clock has anything to say.
+_INOS_BESIDE_AGE: Final = 1 << 32
 
 
 def make_directory(path: Path) -> Path:
@@ -91,15 +93,16 @@ async def open_catalogs(
     report: Report,
     *,
     writable: bool,
+    now_ns: int,
 ) -> tuple[TapeView, Catalog]:
-    """The tape view and the live catalog of the loaded volume, agreeing with the tape.
+    """The tape view and the live catalog of the loaded volume, agreeing with the tape at `now_ns`.
 
     Raises WrongTape when the tape was changed elsewhere while this host still has something for
     it, or is older than what this host knows; DamagedTape; StateUnusable; DriveBusy.
     """
     view = await open_view(drive, label, directory, report, writable=writable)
     try:
-        catalog = await _open_live(view, directory / LIVE_NAME)
+        catalog = await _open_live(view, directory / LIVE_NAME, now_ns)
     except BaseException:
         view.close()
         raise
@@ -148,9 +151,9 @@ async def open_view(
     return view
 
 
-async def _open_live(view: TapeView, path: Path) -> Catalog:
+async def _open_live(view: TapeView, path: Path, now_ns: int) -> Catalog:
     if not path.exists():
-        return await fresh_live(view, path)
+        return await fresh_live(view, path, now_ns)
     catalog = Catalog.open(path)
     last = view.last_tape_file()
     if catalog.confirmed_sequence > (last.sequence if last else 0):
@@ -169,7 +172,7 @@ async def _open_live(view: TapeView, path: Path) -> Catalog:
         raise refusal
     telemetry.event(telemetry.ROLL_FORWARD, written_elsewhere=True)
     remove_database(path)
-    return await fresh_live(view, path)
+    return await fresh_live(view, path, now_ns)
 
 
 def _refusing_foreign(path: Path) -> Callable[[Tail], None]:
@@ -207,13 +210,28 @@ def _refusal(catalog: Catalog) -> WrongTape | None:
     )
 
 
-async def fresh_live(view: TapeView, path: Path) -> Catalog:
+def first_new_ino(view: TapeView, now_ns: int) -> int:
+    """A number above all that any catalog of this volume may have given to an inode by now.
+
+    A catalog that is lost, or that of another computer, has given numbers to files that never got
+    to tape, and somebody may hold a file handle with one (NFS). Nobody makes a file in less than a
+    microsecond, so the volume's age is a bound on how many there were, unless a clock runs behind.
+    Where nothing is on tape yet, nothing was lost that anybody could have kept.
+    """
+    if view.last_tape_file() is None:
+        return 0
+    age_us = max(0, now_ns - view.settings.created_ns) // 1000
+    return _INOS_BESIDE_AGE + age_us
+
+
+async def fresh_live(view: TapeView, path: Path, now_ns: int) -> Catalog:
     """A live catalog in the new file `path` that says what `view` says. Raises StateUnusable."""
+    first_ino = first_new_ino(view, now_ns)
 
     def create() -> None:
         # What was salvaged stands nowhere but in the view, and the catalog will rely on it.
         view.sync()
-        Catalog.create_from(view.path, path).close(clean=True)
+        Catalog.create_from(view.path, path, first_ino).close(clean=True)
 
     await trio.to_thread.run_sync(create)
     return Catalog.open(path)

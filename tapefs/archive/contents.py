@@ -31,6 +31,7 @@ from tapefs.errors import DataMismatch, FilesystemError, MediumFailed, SpoolFull
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator
 
+    from tapefs.archive.admission import Recalled
     from tapefs.archive.capacity import CapacityAccount
     from tapefs.archive.spool import Spool
     from tapefs.catalog import Catalog
@@ -68,7 +69,9 @@ class Contents:
         account: CapacityAccount,
         config: Config,
         clock_ns: Callable[[], int],
+        recalled: Recalled | None = None,
     ) -> None:
+        """`recalled` is what gives way to the spool."""
         self._catalog = catalog
         self._spool = spool
         self._recall = recall
@@ -79,7 +82,7 @@ class Contents:
         self._in_flight = InFlight()
         # False while a catalog that comes back after power loss may call dirty what is clean now.
         self._clean_is_durable = True
-        self.admission = Admission(account, spool, config)
+        self.admission = Admission(account, spool, config, recalled)
         self.admission.evict = self.evict
         # Set by whoever builds the archive: returns when all is on tape.
         self.sync_to_tape: Callable[[], Awaitable[None]] | None = None
@@ -221,19 +224,22 @@ class Contents:
         await self.admission.admit(end - min(offset, inode.size), end - offset)
         start = min(offset, inode.size)  # others may have written while we waited
         self._spool.keep(ino)
-        fd = self._fd(file)
-        try:
-            done = os.pwrite(fd, data, offset)
-            while done < len(data):
-                done += os.pwrite(fd, data[done:], offset + done)
-        except OSError as exc:
-            if exc.errno == errno.ENOSPC:
-                raise SpoolFull("the disk that holds the spool is full") from exc
-            raise
+        self._put(self._fd(file), offset, data)
         self._mark(file, start, offset, end)
         inode.size = max(inode.size, end)
         self._content_changed(file)
         return len(data)
+
+    def _put(self, fd: int, offset: int, data: bytes) -> None:
+        done = 0
+        while done < len(data):
+            try:
+                done += os.pwrite(fd, data[done:] if done else data, offset + done)
+            except OSError as exc:
+                if exc.errno != errno.ENOSPC:
+                    raise
+                if not self.admission.make_room_on_disk():
+                    raise SpoolFull("the disk that holds the spool is full") from exc
 
     async def truncate(self, ino: int, size: int) -> None:
         """Set the size of `ino`; new bytes are zeros. Raises as `write` does."""

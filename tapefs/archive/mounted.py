@@ -166,44 +166,39 @@ async def open_volume(
     """Recover what there is to recover, prove the end of the tape, and build the parts.
 
     With `generation`, the volume as it was when that ended; with `shelved`, as this host knows it
-    without its cartridge, over an `absent_drive`. Both need a `read_only_reason`.
-    A tape that can be read but not appended to is opened read-only. The drive must have no other
-    user; when it is lost, `reopen` is for `Resumption`. Pair with `closing_volume`. Raises
-    WrongTape, DamagedTape, StateUnusable, DriveBusy and the drive's errors.
+    without its cartridge, over an `absent_drive`. Both need a `read_only_reason`. A tape that can
+    only be read is opened read-only. The drive is for the volume alone; `reopen` for `Resumption`.
+    Pair with `closing_volume`. Raises WrongTape, DamagedTape, StateUnusable, DriveBusy, and more.
     """
     with ExitStack() as opened:
         verifications = Verifications.open(directory / VERIFIED_NAME)
         opened.callback(verifications.close)
         if shelved is not None:
             view, catalog, directory = await open_shelved(shelved)
-        elif generation is None:
-            found = await _open_catalogs(drive, label, directory, report, read_only_reason)
-            view, catalog, read_only_reason = found
-        else:
+        elif generation is not None:
             view, catalog = await open_generation(drive, label, directory, generation, report)
             directory = directory_of(directory, generation)
+        else:
+            found = _open_catalogs(drive, label, directory, report, read_only_reason, clock_ns())
+            view, catalog, read_only_reason = await found
         opened.callback(_abandon, catalog, view)
-        writable = read_only_reason is None
         account = await _account(None if shelved else drive, label, view, config)
         reading = TapeView.open(view.path)
         opened.callback(reading.close)
+        writable = read_only_reason is None
         lookout = Resumption(drive, label, reading, reopen, config.drive_poll_s, writable=writable)
         scheduler = Scheduler(drive, lookout, config, clock_ns)
-        # Recovery left the head at the proven end of data.
-        scheduler.head_block = view.expected_end().block if writable else None
-        spool = _open_spool(directory, config, catalog, view)
-        store = RecordStore(directory / "recalled", label.record_bytes, spool)
+        scheduler.head_block = view.expected_end().block if writable else None  # left by recovery
+        spool, store = _open_spool(directory, config, catalog, view, boot_id)
         recall = RecallService(scheduler, reading, label.geometry, store, config)
-        contents = Contents(catalog, spool, recall, account, config, clock_ns)
-        admission = contents.admission
-        admission.recalled, admission.read_only_reason = store, read_only_reason
+        contents = Contents(catalog, spool, recall, account, config, clock_ns, store)
+        contents.admission.read_only_reason = read_only_reason
         work = make_directory(directory / "work")
         writer = TapeWriter(view, scheduler, account, config, work, clock_ns, verifications)
         archiver = Archiver(catalog, scheduler, writer, contents, spool, account, config, clock_ns)
         verifier = Verifier(scheduler, reading, catalog.snapshot, verifications, work, clock_ns)
-        if writable and (catalog.end_is_reached or (await drive.position()).early_warning):
-            writer.is_near_end = True
-            admission.close_full()
+        if writable:
+            await _close_at_end(drive, catalog, writer, contents)
         _begin_session(catalog, contents, boot_id, new=writable and view.last_tape_file() is None)
         opened.pop_all()
     return MountedVolume(
@@ -227,19 +222,28 @@ async def open_volume(
 
 
 async def _open_catalogs(
-    drive: TapeDrive, label: Label, directory: Path, report: Report, read_only_reason: str | None
+    drive: TapeDrive,
+    label: Label,
+    directory: Path,
+    report: Report,
+    read_only_reason: str | None,
+    now_ns: int,
 ) -> tuple[TapeView, Catalog, str | None]:
     """View, catalog, and why nothing can be written, if so."""
     writable = read_only_reason is None
     try:
-        view, catalog = await open_catalogs(drive, label, directory, report, writable=writable)
+        view, catalog = await open_catalogs(
+            drive, label, directory, report, writable=writable, now_ns=now_ns
+        )
     except (VolumeFull, MediumFailed, DeferredError, AbortedCommand) as exc:
         # A torn tape file at the end of a full or worn tape: it cannot be closed any more.
         if not writable:
             raise
         read_only_reason = f"nothing can be appended to the tape: {exc}"
         telemetry.event(telemetry.VOLUME_READ_ONLY, logging.ERROR, reason=exc)
-        view, catalog = await open_catalogs(drive, label, directory, report, writable=False)
+        view, catalog = await open_catalogs(
+            drive, label, directory, report, writable=False, now_ns=now_ns
+        )
     return view, catalog, read_only_reason
 
 
@@ -255,16 +259,31 @@ def closing_volume(volume: MountedVolume) -> Iterator[MountedVolume]:
         volume.verifications.close()
 
 
-def _open_spool(directory: Path, config: Config, catalog: Catalog, view: TapeView) -> Spool:
-    """The spool, holding what the catalog says that it holds."""
+def _open_spool(
+    directory: Path, config: Config, catalog: Catalog, view: TapeView, boot_id: str
+) -> tuple[Spool, RecordStore]:
+    """The spool, holding what the catalog says that it holds, and what is kept beside it.
+
+    Nothing is asked to be safe on disk when it becomes clean. So after a restart of the computer,
+    which may have been a power cut, the copy on tape is the one to believe.
+    """
     spool = Spool(directory / "spool", config.spool_bytes)
-    if catalog.clean_shutdown:
+    if catalog.clean_shutdown and catalog.boot_id == boot_id:
         # What left the spool just before the end may not have been deleted any more.
         spool.sweep(set(catalog.staged_inos()))
     else:
         count = reconcile_spool(catalog, view, spool)
         telemetry.event(telemetry.CACHE_DISCARDED, files=count)
-    return spool
+    return spool, RecordStore(directory / "recalled", view.settings.record_bytes, spool)
+
+
+async def _close_at_end(
+    drive: TapeDrive, catalog: Catalog, writer: TapeWriter, contents: Contents
+) -> None:
+    """The end of the tape is near since an earlier mount, or says so: nothing more goes to it."""
+    if catalog.end_is_reached or (await drive.position()).early_warning:
+        writer.is_near_end = True
+        contents.admission.close_full()
 
 
 def _abandon(catalog: Catalog, view: TapeView) -> None:
@@ -285,7 +304,7 @@ def _begin_session(catalog: Catalog, contents: Contents, boot_id: str, *, new: b
 async def _account(
     drive: TapeDrive | None, label: Label, view: TapeView, config: Config
 ) -> CapacityAccount:
-    account = CapacityAccount(None, 0, label.record_bytes, inode_count=view.next_ino)
+    account = CapacityAccount(None, 0, label.record_bytes, inode_count=view.inode_count_max)
     end_bytes = label.geometry.bytes_before(view.expected_end().block)
     account.measured(end_bytes, None)
     if drive is not None:

@@ -92,7 +92,8 @@ async def open_shelved(volume: KnownVolume) -> tuple[TapeView, Catalog, Path]:
         if path.exists():
             Catalog.open(path).close(clean=True)  # refuses when another mount has it
             remove_database(path)
-        return view, await fresh_live(view, path), directory
+        # Nobody makes a file in there, so what the time is does not matter.
+        return view, await fresh_live(view, path, now_ns=0), directory
     except BaseException:
         view.close()
         raise

@@ -97,10 +97,12 @@ class RecordStore:
             with self._lock:
                 self._shrink_to(self._share_bytes())
 
-    def clear(self) -> None:
-        """Throw everything away: the disk is full."""
+    def clear(self) -> bool:
+        """Throw everything away: the disk is full. False when there was nothing."""
         with self._lock:
+            had_any = bool(self._keys)
             self._shrink_to(0)
+        return had_any
 
     def _share_bytes(self) -> int:
         """What the spool leaves of the share of it that may hold what is on tape as well."""

@@ -39,7 +39,7 @@ _NAMES_MAX: Final = 500_000
 # What Linux takes as one path.
 _PATH_BYTES_MAX: Final = 4095
 # How far the inode numbers of one segment lie beyond those of all before it.
-_INO_AHEAD_MAX: Final = 1 << 24
+_INO_AHEAD_MAX: Final = 1 << 52
 # Refused members that are logged one by one; the rest is counted.
 _REFUSALS_LOGGED: Final = 20
 # A name that is taken but may turn out not to be needed.

@@ -6,6 +6,7 @@ copies look for (`user.ltfs.*`) are answered where they mean the same here.
 
 from __future__ import annotations
 
+import datetime as dt
 import stat
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -43,12 +44,15 @@ class TapeAttributes:
         view: TapeView,
         contents: _States,
         problem: Callable[[], str | None] = lambda: None,
+        verified_ns: Callable[[TapeFile], int] = lambda _: 0,
     ) -> None:
-        """`problem`: why nothing can be read from the tape now, if so."""
+        """`problem`: why nothing can be read from the tape now, if so. `verified_ns`: when a tape
+        file was last read from its first to its last record; 0 if it never was."""
         self._catalog = catalog
         self._view = view
         self._contents = contents
         self._unreachable_reason = problem
+        self._verified_ns = verified_ns
         settings = view.settings
         self._uuid = str(settings.volume_uuid).encode()
         self._name = settings.name.encode()
@@ -99,6 +103,19 @@ class TapeAttributes:
     def _partition(self, inode: Inode) -> bytes | None:
         return _PARTITION if self._catalog.first_extent(inode.ino) else None
 
+    def _verified_at(self, inode: Inode) -> bytes | None:
+        """Since when every tape file with content of this one has been verified."""
+        sequences = {extent.sequence for extent in self._catalog.extents(inode.ino)}
+        moments = [
+            self._verified_ns(tape_file)
+            for tape_file in map(self._view.tape_file, sequences)
+            if tape_file is not None
+        ]
+        if not moments or not all(moments):
+            return None
+        moment = dt.datetime.fromtimestamp(min(moments) // 10**9, dt.UTC)
+        return moment.isoformat().encode()
+
     def _sha256(self, inode: Inode) -> bytes | None:
         return inode.sha256.hex().encode() if inode.sha256 else None
 
@@ -114,6 +131,7 @@ _ANSWERS: Final[dict[bytes, Answer]] = {
     b"user.tapefs.generation": TapeAttributes._generation,
     b"user.tapefs.tape-file": TapeAttributes._tape_file,
     b"user.tapefs.start-block": TapeAttributes._start_block,
+    b"user.tapefs.verified-at": TapeAttributes._verified_at,
     b"user.tapefs.sha256": TapeAttributes._sha256,
     b"user.tapefs.xxh128": TapeAttributes._xxh128,
     b"user.ltfs.volumeUUID": TapeAttributes._volume,

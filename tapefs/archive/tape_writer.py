@@ -215,7 +215,7 @@ class TapeWriter:
         except BaseException:
             self._end_unproven = True
             raise
-        self._account.inode_count = self.view.next_ino
+        self._account.inode_count = self.view.inode_count_max
 
     async def prove_end(self, is_foreign: Callable[[Tail], bool]) -> bool:
         """After a failure: find out what is on tape before writing again. True if it was needed.

@@ -51,12 +51,14 @@ def create_tape_view(path: Path, settings: VolumeSettings) -> None:
         )
 
 
-def create_live(tape_view: Path, path: Path) -> None:
+def create_live(tape_view: Path, path: Path, first_ino: int = 0) -> None:
     """Make the live catalog that says what the tape view in `tape_view` says.
+
+    New inodes get numbers from `first_ino` on, and above all that were ever on tape.
 
     Raises StateUnusable when `path` exists, or when either file cannot be used.
     """
-    settings = _live_settings(tape_view)
+    settings = _live_settings(tape_view, first_ino)
     with building(path, APPLICATION_LIVE) as connection:
         uri = f"{tape_view.absolute().as_uri()}?mode=ro"
         with translated(tape_view), closing(sqlite3.connect(uri, uri=True)) as source:
@@ -71,7 +73,7 @@ def create_live(tape_view: Path, path: Path) -> None:
         connection.executemany("INSERT INTO setting VALUES (?, ?)", settings.items())
 
 
-def _live_settings(tape_view: Path) -> dict[str, int | str]:
+def _live_settings(tape_view: Path, first_ino: int) -> dict[str, int | str]:
     source = Database.open(tape_view, APPLICATION_TAPE, read_only=True)
     try:
         last = source.first("SELECT coalesce(max(sequence), 0) FROM tape_file")
@@ -79,7 +81,7 @@ def _live_settings(tape_view: Path) -> dict[str, int | str]:
         return {
             "volume_uuid": str(source.setting("volume_uuid")),
             "epoch": 1,
-            "next_ino": source.integer_setting("next_ino"),
+            "next_ino": max(source.integer_setting("next_ino"), first_ino),
             "confirmed_sequence": last[0],
             "segment_written_ns": 0,
             "clean_shutdown": 1,

@@ -85,13 +85,13 @@ class Catalog(Namespace):
             sync_path(self.path.parent)
 
     @classmethod
-    def create_from(cls, tape_view: Path, path: Path) -> Catalog:
+    def create_from(cls, tape_view: Path, path: Path, first_ino: int = 0) -> Catalog:
         """Make a live catalog in `path` that says what the tape view in `tape_view` says.
 
-        Nothing is staged, nothing has changed. Raises StateUnusable when `path` exists, or when
-        either file cannot be used.
+        Nothing is staged, nothing has changed; new inodes have numbers from `first_ino` on. Raises
+        StateUnusable when `path` exists, or when either file cannot be used.
         """
-        create_live(tape_view, path)
+        create_live(tape_view, path, first_ino)
         return cls.open(path)
 
     @classmethod

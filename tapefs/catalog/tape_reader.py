@@ -124,6 +124,13 @@ class TapeReader(Namespace):
         """Whether the tape knows this inode."""
         return self._database.first("SELECT 1 FROM inode WHERE ino = ?", (ino,)) is not None
 
+    @property
+    def inode_count_max(self) -> int:
+        """A bound on how many inodes there are, at once: each but the root has a name."""
+        row = self._database.first("SELECT coalesce(max(cookie), 0) FROM dentry")
+        assert row is not None
+        return int(row[0]) + 1
+
     def counts(self) -> Counts:
         """How much the view holds. Reads through whole tables: seconds for millions of files."""
         row = self._database.first(

@@ -29,7 +29,7 @@ from tapefs.daemon.metrics_file import MetricsFile
 from tapefs.daemon.service import MountService
 from tapefs.daemon.state_dump import dump_on_signal, ignoring_signal
 from tapefs.errors import NotFinalized, TapefsError, leaves_of
-from tapefs.fuse.attributes import Presentation
+from tapefs.fuse.attributes import Presentation, inode_generation
 from tapefs.fuse.mountpoint import prepare_mountpoint, require_fuse
 from tapefs.fuse.operations import Operations
 from tapefs.fuse.session import mount_options, serve
@@ -211,9 +211,18 @@ class _Mount:
     async def _serve(self, volume: MountedVolume, service: MountService) -> None:
         label = volume.label
         tape = TapeAttributes(
-            volume.catalog, volume.view, volume.contents, lambda: volume.unreachable_reason
+            volume.catalog,
+            volume.view,
+            volume.contents,
+            lambda: volume.unreachable_reason,
+            volume.verifications.verified_ns,
         )
-        shown = Presentation(self._config.uid, self._config.gid, self._config.umask)
+        shown = Presentation(
+            self._config.uid,
+            self._config.gid,
+            self._config.umask,
+            inode_generation(label.volume_uuid),
+        )
         operations = Operations(volume.catalog, volume.contents, service, tape, shown)
         operations.tree.read_only = not volume.writable
         operations.tree.require_open = volume.contents.admission.check_writable

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import stat
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from pyfuse3 import EntryAttributes
 
+from tapefs.entries import ROOT_INO
+
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from tapefs.entries import Inode
 
 # What stat(2) reports as the preferred size of a read or write.
@@ -17,6 +22,11 @@ IO_BYTES_PREFERRED: Final = 128 * 1024
 CACHE_S: Final = 86_400.0
 
 _PERMISSIONS: Final = 0o777
+
+
+def inode_generation(volume_uuid: UUID) -> int:
+    """The generation of every inode but the root: 32 bits, as the kernel keeps them, never 0."""
+    return zlib.crc32(volume_uuid.bytes) or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +40,9 @@ class Presentation:
     uid: int | None = None
     gid: int | None = None
     umask: int | None = None
+    # With the number of an inode it names a file for ever, to NFS clients for example: numbers are
+    # not given again within a volume, and this tells volumes apart.
+    generation: int = 0
 
     def attributes(self, inode: Inode) -> EntryAttributes:
         """A new answer for `inode`."""
@@ -43,6 +56,8 @@ class Presentation:
         if self.umask is not None and not stat.S_ISLNK(mode):
             mode = mode & ~_PERMISSIONS | _PERMISSIONS & ~self.umask
         attributes.st_ino = inode.ino
+        # The kernel has the root under generation 0, whatever is mounted.
+        attributes.generation = 0 if inode.ino == ROOT_INO else self.generation
         attributes.entry_timeout = attributes.attr_timeout = CACHE_S
         attributes.st_mode = mode
         attributes.st_nlink = inode.nlink
