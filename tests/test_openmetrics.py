@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -302,3 +304,57 @@ def test_sigusr1_writes_the_state_to_the_log(host: Host) -> None:
     for _ in range(20):
         os.kill(host.daemon.pid, signal.SIGUSR1)
     assert host.status()["state"] in ("idle", "writing", "indexing", "flushing", "positioning")
+
+
+@pytest.mark.parametrize("moment", ["before the loop", "in the loop", "after the loop"])
+def test_sigusr1_ends_no_mount_that_begins_or_ends(moment: str) -> None:
+    program = f"""
+import os, signal, trio
+from tapefs import telemetry
+from tapefs.daemon.state_dump import dump_on_signal, ignoring_signal
+
+def strike(when):
+    if when == {moment!r}:
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+async def main():
+    async with trio.open_nursery() as nursery:
+        await nursery.start(dump_on_signal, lambda: {{"lane": "idle", "broken": object()}})
+        strike("in the loop")
+        await trio.sleep(0.2)
+        nursery.cancel_scope.cancel()
+
+telemetry.set_up(None, verbose=False)
+with ignoring_signal():
+    strike("before the loop")
+    trio.run(main)
+    strike("after the loop")
+"""
+    words = [sys.executable, "-c", program]
+    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert ('state lane "idle"' in done.stderr) is (moment == "in the loop")
+
+
+def test_a_loop_that_hangs_shows_where() -> None:
+    program = """
+import os, signal, time, trio
+from tapefs import telemetry
+from tapefs.daemon.state_dump import dump_on_signal
+
+def culprit():
+    os.kill(os.getpid(), signal.SIGUSR1)
+    os._exit(0)  # the loop never comes back
+
+async def main():
+    async with trio.open_nursery() as nursery:
+        await nursery.start(dump_on_signal, dict)
+        culprit()
+
+telemetry.set_up(None, verbose=False)
+trio.run(main)
+"""
+    words = [sys.executable, "-c", program]
+    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "in culprit" in done.stderr
