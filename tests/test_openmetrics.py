@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 from first_light_rig import new_host
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from prometheus_client import parser as old_judge
 
@@ -158,10 +158,16 @@ def test_several_mounts_stand_together_and_none_is_an_answer() -> None:
     assert parse(openmetrics([])) == []
 
 
+@example(r"a\b", 'a"b')
+@example("a\nb", r"\n\\")
+@example("\\", '"')
 @given(st.text(), st.text())
 def test_any_name_is_a_label(mountpoint: str, volume: str) -> None:
     text = openmetrics([{**STATUS, "mountpoint": mountpoint, "volume": volume}])
-    ((labels, _),) = samples(text)["tapefs_mount"]
+    one = [line for line in text.split("\n") if line.startswith("tapefs_mount{")]
+    ((labels, _),) = samples("\n".join(("# TYPE tapefs_mount gauge", *one, "# EOF\n")))[
+        "tapefs_mount"
+    ]
     assert labels["mountpoint"] == mountpoint
     assert labels["volume"] == volume
 

@@ -452,7 +452,7 @@ async def test_members_of_tapefs_are_passed_over(rig: Rig) -> None:
 @pytest.mark.parametrize(
     "change",
     [{"volume_uuid": uuid4()}, {"sequence": 2}, {"kind": TapeFileKind.CHECKPOINT}],
-    ids=str,
+    ids=["volume", "sequence", "kind"],  # the same in every process that collects
 )
 async def test_another_tape_file_is_not_taken_for_this_one(
     rig: Rig, change: dict[str, Any]
