@@ -19,6 +19,9 @@ the archiver or a verification starts through `trio.to_thread`, each one at a ti
     spool files              `Contents` writes, punches       `Burst` reads; fsync
     `RangeSet`s, account     `Contents`, the archiver         never
     record buffers           the lane's job gives back        `RecordPacker` fills
+    the record filled last   never                            `RecordPacker`; a thread of the
+                                                              segment's builder, which hashes
+                                                              while the next one is filled
     a verification's         the lane's job reads into one    `Plan.take` judges the other, and has
     two buffers                                               `TapeFileCheck` to itself until then
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -17,6 +18,7 @@ import xxhash
 from tapefs.drive import TapeAddress
 from tapefs.entries import Entry, ExtentEntry, TapeFile, TapeFileKind
 from tapefs.volume import journal
+from tapefs.volume.hashing import ContentHashes
 from tapefs.volume.manifest import encode_manifest_line
 from tapefs.volume.names import catalog_path, journal_path, manifest_path
 from tapefs.volume.notes import MemberNote, encode_note
@@ -162,6 +164,8 @@ class SegmentBuilder(_TapeFileBuilder):
         self._manifest = self._manifest_path.open("wb")
         head = journal.JournalHead(place.volume_uuid, place.sequence)
         self._journal.write(journal.encode_head(head))
+        # Its thread is started by the first file that is large enough.
+        self._hasher = ThreadPoolExecutor(1, "sha256")
 
     def log(self, entry: Entry) -> None:
         """Put `entry` into the journal."""
@@ -205,18 +209,20 @@ class SegmentBuilder(_TapeFileBuilder):
         offset = note.offset or 0
         self._put_header(dataclasses.replace(member, comment=encode_note(note)))
         packer, position = self._packer, self._packer.position
-        sha256, xxh128 = hashlib.sha256(), xxhash.xxh3_128()
+        hashes = ContentHashes(self._hasher)
         done = 0
         while done < member.size:
             space = packer.space(member.size - done)
             source.fill(space, offset + done)
-            sha256.update(space)
-            xxh128.update(space)
             done += len(space)
+            # A record's buffer comes back when it is written, and is filled again at the earliest
+            # for the record after the next: by then its hash has been waited for.
+            hashes.update(space, last=done == member.size)
             packer.advance(len(space))
             yield from packer.take_full()
-        entry = ExtentEntry(note.ino, offset, member.size, position, sha256.digest())
-        self.archived = Archived(entry, xxh128.digest())
+        sha256, xxh128 = hashes.digests()
+        entry = ExtentEntry(note.ino, offset, member.size, position, sha256)
+        self.archived = Archived(entry, xxh128)
 
     def finish(self) -> Iterator[array[int]]:
         """Manifest, journal with the record checksums known by then, and tail."""
@@ -232,7 +238,8 @@ class SegmentBuilder(_TapeFileBuilder):
         yield from self._finish(self._last_member, manifest)
 
     def abandon(self) -> None:
-        """The segment will not be finished: remove the local files."""
+        """The segment is finished, or will not be: remove the local files, end the thread."""
+        self._hasher.shutdown(wait=False)
         for stream, path in (
             (self._journal, self.journal_path),
             (self._manifest, self._manifest_path),
