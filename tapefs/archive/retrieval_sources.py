@@ -114,6 +114,7 @@ class MountSource:
         elif stat.S_ISREG(inode.mode):
             block = _xattr(place, b"user.tapefs.start-block")
             inode.sha256 = bytes.fromhex(_xattr(place, b"user.tapefs.sha256").decode()) or None
+            inode.xxh128 = bytes.fromhex(_xattr(place, b"user.tapefs.xxh128").decode()) or None
         return Item(path, origin, inode, int(block or 0))
 
     @contextmanager

@@ -7,7 +7,7 @@ directory has to do.
 """
 
 from tapefs.catalog.checkpoint import export_view, import_view
-from tapefs.catalog.copies import CopyTable
+from tapefs.catalog.copies import CopyTable, HashTable
 from tapefs.catalog.database import SQLITE_VERSION, remove_database
 from tapefs.catalog.live import Catalog
 from tapefs.catalog.namespace import NoSuchInode
@@ -24,6 +24,7 @@ __all__ = [
     "Catalog",
     "CopyTable",
     "Counts",
+    "HashTable",
     "Item",
     "Named",
     "NoSuchInode",

@@ -63,9 +63,12 @@ class Terminal:
         """Print one of the lines of an answer that may have very many."""
         print(json.dumps(document, ensure_ascii=False) if self._json_output else text)
 
-    def remark(self, text: str) -> None:
-        """Say something about the answer to people, beside it."""
-        if not self._json_output:
+    def remark(self, text: str, event: Event | None = None) -> None:
+        """Say something beside the answer: `text` to people, `event`, if any, to scripts."""
+        if self._json_output:
+            if event is not None:
+                _print_event(event)
+        else:
             sys.stdout.flush()
             print(f"tapefs: {text}", file=sys.stderr, flush=True)
 
