@@ -125,7 +125,7 @@ def _read(
     def work(source: Source, report: Report) -> None:
         read_hashes(source, fixity.path, hashes, report, _Named(terminal))
 
-    with terminal.progress(as_json_lines=True) as progress:
+    with terminal.progress() as progress:
         places.with_source(place.volume, arguments, work, progress)
 
 

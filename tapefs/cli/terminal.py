@@ -67,7 +67,7 @@ class Terminal:
         """Say something beside the answer: `text` to people, `event`, if any, to scripts."""
         if self._json_output:
             if event is not None:
-                _print_event(event)
+                print(json.dumps(event, ensure_ascii=False), file=sys.stderr, flush=True)
         else:
             sys.stdout.flush()
             print(f"tapefs: {text}", file=sys.stderr, flush=True)
