@@ -188,7 +188,7 @@ def test_after_a_full_disk_nothing_goes_on(path: Path, tmp_path: Path) -> None:
     catalog._database.execute(f"PRAGMA max_page_count = {pages}")
 
     def fill() -> None:
-        for number in range(1000):
+        for number in range(3000):
             make_file(catalog, b"%0200d" % number)
 
     with pytest.raises(SpoolFull, match="no room is left on the disk"):

@@ -102,14 +102,21 @@ class Archiver:
         self._writer.view.close()
 
     def wake(self) -> None:
-        """There may be something to do."""
+        """There may be something to do. Called for every file that is written: while something
+        waits already and is not enough for a burst, one more changes nothing."""
+        earlier = self._retry.called()
+        if earlier or self._waiting_since is None or self._retry.overdue or self._is_enough():
+            self._woken.set()
+
+    def _look(self) -> None:
+        """Something has to be decided anew."""
         self._retry.called()
         self._woken.set()
 
     def _drive_is_away(self, away: Away | None) -> None:
         self._writer.must_prove_end()
         self._admission.tape_is_stuck(away.sentence if away else None)
-        self.wake()
+        self._look()
 
     async def sync(self) -> None:
         """Return when everything accepted before this call is on tape, flushed (P3).
@@ -125,7 +132,7 @@ class Archiver:
     async def _request(self, *, finalize: bool) -> None:
         request = _Request(finalize=finalize)
         self._requests.append(request)
-        self.wake()
+        self._look()
         await request.done.wait()
         if request.error is not None:
             raise request.error
@@ -170,9 +177,14 @@ class Archiver:
             self._waiting_since = trio.current_time()
         if self._retry.overdue:
             return True
-        if self._account.pending_bytes >= self._burst_bytes():
+        if self._is_enough():
             return True
         return trio.current_time() >= self._waiting_since + self._config.idle_s
+
+    def _is_enough(self) -> bool:
+        """Whether so much waits that a burst is worth it, or needed."""
+        enough = self._account.pending_bytes >= self._burst_bytes()
+        return enough or self.migration.spool_pressed()
 
     def _burst_bytes(self) -> int:
         worth_bytes = self._config.burst_bytes

@@ -34,12 +34,13 @@ if TYPE_CHECKING:
 
     from tapefs.archive.selection import Limits, Selection
     from tapefs.archive.spool import Spool
-    from tapefs.catalog import Snapshot, Staged
+    from tapefs.catalog import Snapshot, SnapshotFile, Staged
     from tapefs.volume.segment import SegmentBuilder
 
 # Files up to this size are archived whole even when only a part of them changed.
 WHOLE_BYTES: Final = 1 << 20
 _PATHS_KEPT: Final = 20_000
+_FILES_PER_QUERY: Final = 200
 
 _KINDS: Final = {
     stat.S_IFREG: MemberKind.FILE,
@@ -88,11 +89,7 @@ class Burst:
         """Everything from the first member to the tail, as full records."""
         self.gone_inodes, self.gone_names = [], []
         self.vacated_names.clear()
-        for number, ino in enumerate(self._selection.inos):
-            if self.ends_early():
-                self._selected = frozenset(self._selection.inos[:number])
-                break
-            yield from self._file(builder, ino)
+        yield from self._files(builder)
         for ino in self._snapshot.changed_inodes():
             yield from self._changed_inode(builder, ino)
         yield from self._names(builder)
@@ -118,13 +115,23 @@ class Burst:
 
     # -- files with content
 
-    def _file(self, builder: SegmentBuilder, ino: int) -> Iterator[array[int]]:
-        snapshot = self._snapshot
-        inode, row, links = snapshot.inode(ino), snapshot.staged(ino), snapshot.links(ino)
-        if inode is None or row is None or not links:
-            return
+    def _files(self, builder: SegmentBuilder) -> Iterator[array[int]]:
+        inos = self._selection.inos
+        for start in range(0, len(inos), _FILES_PER_QUERY):
+            some = inos[start : start + _FILES_PER_QUERY]
+            found = self._snapshot.files(some)
+            for number, ino in enumerate(some, start):
+                if self.ends_early():
+                    self._selected = frozenset(inos[:number])
+                    return
+                file = found.get(ino)
+                if file is not None and file.links:
+                    yield from self._file(builder, file)
+
+    def _file(self, builder: SegmentBuilder, file: SnapshotFile) -> Iterator[array[int]]:
+        inode, row, links, xattrs = file.inode, file.staged, file.links, file.xattrs
+        ino = inode.ino
         path = member_path(self._path(*links[0]), ino)
-        xattrs = snapshot.xattrs(ino)
         with SpoolContent(self._spool, row) as content:
             whole = self._is_whole(inode, row)
             if whole:
@@ -280,6 +287,8 @@ class Burst:
         self, builder: SegmentBuilder, parent: int, name: bytes, ino: int
     ) -> Iterator[array[int]]:
         """A second name for a file that tape has already: a hard-link member."""
+        if ino in self._selected:
+            return  # its member came with all its names
         inode = self._snapshot.inode(ino)
         if inode is None or stat.S_ISDIR(inode.mode):
             return

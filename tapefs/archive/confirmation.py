@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from tapefs.catalog import NoSuchInode
 from tapefs.entries import ExtentEntry, InodeEntry
 
 if TYPE_CHECKING:
@@ -66,6 +65,8 @@ class Confirmation:
 
     def _hand_over(self, some: list[Entry], batch: _Batch, sequence: int, epoch: int) -> None:
         # No await in here, and nothing that reads a file: what becomes clean is told at once.
+        written = {entry.ino for entry in some if isinstance(entry, ExtentEntry)}
+        self._catalog.prefetch_staged(written)
         for entry in some:
             self._take(batch, entry)
         with self._catalog.transaction():
@@ -99,12 +100,7 @@ class Confirmation:
 
     def _is_still(self, whole: InodeEntry, kept: list[tuple[int, int]]) -> bool:
         """Whether all that was archived still stands, and nothing was appended since."""
-        if kept != [(0, whole.size)]:
-            return False
-        try:
-            return self._catalog.inode(whole.ino).size == whole.size
-        except NoSuchInode:
-            return False
+        return kept == [(0, whole.size)] and self._contents.is_unchanged(whole.ino)
 
 
 class _Batch:

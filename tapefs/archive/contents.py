@@ -343,12 +343,14 @@ class Contents:
     def save(self, file: OpenFile) -> None:
         """Hand the file's ranges to the catalog (in its open transaction)."""
         file.unsaved = False
-        ino = file.inode.ino
-        if file.resident or file.dirty:
-            resident, dirty = file.resident.as_pairs(), file.dirty.as_pairs()
-            self._catalog.save_staged(Staged(ino, resident, dirty, file.touched_ns))
+        resident, dirty = file.resident.as_pairs(), file.dirty.as_pairs()
+        self._save_ranges(Staged(file.inode.ino, resident, dirty, file.touched_ns))
+
+    def _save_ranges(self, staged: Staged) -> None:
+        if staged.resident or staged.dirty:
+            self._catalog.save_staged(staged)
         else:
-            self._catalog.delete_staged(ino)
+            self._catalog.delete_staged(staged.ino)
 
     def save_all(self) -> None:
         """Hand the ranges of all open files that changed to the catalog."""
@@ -378,18 +380,29 @@ class Contents:
         file = self._files.get(ino)
         if file is None:
             row = self._catalog.load_staged(ino)
-            if row is None:
-                return keep.as_pairs()
-            file = OpenFile(self._catalog.inode(ino), row)
-        # The caller tells the catalog at once where the bytes stand now.
-        file.extent = None
-        before, was_dirty = file.dirty.total_bytes, bool(file.dirty)
-        for start, end in keep:
-            file.dirty.remove(start, end)
-        self._account.pending_bytes += file.dirty.total_bytes - before
-        self._account.pending_count -= was_dirty and not file.dirty
-        self.save(file)
+            if row is not None:
+                dirty = RangeSet(row.dirty)
+                self._clean(dirty, keep)
+                left = Staged(ino, row.resident, dirty.as_pairs(), row.touched_ns)
+                self._save_ranges(left)
+        else:
+            # The caller tells the catalog at once where the bytes stand now.
+            file.extent = None
+            self._clean(file.dirty, keep)
+            self.save(file)
         return keep.as_pairs()
+
+    def _clean(self, dirty: RangeSet, keep: RangeSet) -> None:
+        before, was_dirty = dirty.total_bytes, bool(dirty)
+        for start, end in keep:
+            dirty.remove(start, end)
+        self._account.pending_bytes += dirty.total_bytes - before
+        self._account.pending_count -= was_dirty and not dirty
+
+    def is_unchanged(self, ino: int) -> bool:
+        """Whether the file is what it was when the burst began, content and size. May be called
+        between `begin_burst` and `end_burst` only, of a file of that burst."""
+        return self._in_flight.is_unchanged(ino)
 
     def clean_is_durable(self) -> None:
         """Also after power loss the catalog will say that all ranges confirmed so far are clean.
@@ -455,7 +468,7 @@ class Contents:
 
     def _fd(self, file: OpenFile) -> int:
         if file.fd < 0:
-            file.fd = self._spool.open(file.inode.ino)
+            file.fd = self._spool.open(file.inode.ino, is_new=not file.resident)
         return file.fd
 
     def _close(self, file: OpenFile) -> None:

@@ -44,6 +44,10 @@ class InFlight:
         if self._active and (self._selected is None or ino in self._selected):
             self._changed.setdefault(ino, RangeSet()).add(start, end)
 
+    def is_unchanged(self, ino: int) -> bool:
+        """Whether nothing at all of the file has changed since the snapshot, its size included."""
+        return ino not in self._changed
+
     def unchanged(self, ino: int, ranges: Iterable[tuple[int, int]]) -> RangeSet:
         """The part of `ranges` that nobody has touched since the snapshot."""
         kept = RangeSet(ranges)

@@ -238,7 +238,7 @@ class _Mover:
         """The file's bytes that are not holes, with their offsets."""
         if row is None or not row.resident:
             return
-        fd = os.open(self._spool.path(row.ino), os.O_RDONLY | os.O_CLOEXEC)
+        fd = self._spool.open_for_reading(row.ino)
         try:
             for start, end in RangeSet(row.resident).within(0, size):
                 at = start

@@ -36,11 +36,14 @@ class Retry:
         """It is too early."""
         return self.at is not None and trio.current_time() < self.at
 
-    def called(self) -> None:
-        """Something happened: look again if the last look found nothing."""
+    def called(self) -> bool:
+        """Something happened: look again if the last look found nothing. True when that is now
+        earlier than it was."""
         self._called_at = trio.current_time()
-        if self._in_vain:
-            self._in_vain, self.at = False, None
+        if not self._in_vain:
+            return False
+        self._in_vain, self.at = False, None
+        return True
 
     def lost(self, segments: int) -> None:
         """The drive was lost under a burst, after so many segments since the mount.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tapefs.archive.capacity import MEMBER_OVERHEAD_BYTES
 
 if TYPE_CHECKING:
-    from tapefs.catalog import Snapshot, Staged
+    from tapefs.catalog import Snapshot
 
 
 @dataclass(slots=True)
@@ -47,29 +47,25 @@ class Limits:
 def select(snapshot: Snapshot, limits: Limits, after_ino: int) -> Selection:
     """Choose files with content for tape, in the order of inode numbers (that of creation)."""
     selection = Selection()
-    for row in snapshot.dirty_staged():
-        if row.ino <= after_ino or not _admitted(row, limits):
+    for ino, dirty_bytes, touched_ns in snapshot.dirty_sizes(after_ino):
+        if not _admitted(ino, dirty_bytes, touched_ns, limits):
             continue
         full = selection.content_bytes >= limits.bytes_max
         if full or len(selection.inos) >= limits.members_max:
             selection.cut_short = True
             break
-        if not snapshot.links(row.ino):
-            continue
-        size = sum(end - start for start, end in row.dirty)
         taken = selection.content_bytes + (len(selection.inos) + 1) * MEMBER_OVERHEAD_BYTES
-        if limits.room_bytes is not None and taken + size > limits.room_bytes:
+        if limits.room_bytes is not None and taken + dirty_bytes > limits.room_bytes:
             selection.does_not_fit = True
             continue
-        selection.inos.append(row.ino)
-        selection.content_bytes += size
+        selection.inos.append(ino)
+        selection.content_bytes += dirty_bytes
     return selection
 
 
-def _admitted(row: Staged, limits: Limits) -> bool:
+def _admitted(ino: int, dirty_bytes: int, touched_ns: int, limits: Limits) -> bool:
     if limits.everything:
         return True
-    if row.ino in limits.open_for_writing:
-        dirty_bytes = sum(end - start for start, end in row.dirty)
+    if ino in limits.open_for_writing:
         return limits.parts_of_open and dirty_bytes >= limits.part_bytes_min
-    return row.touched_ns <= limits.settled_before_ns
+    return touched_ns <= limits.settled_before_ns

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import TYPE_CHECKING, Final
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
 
 from tapefs.errors import StateUnusable
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _FALLOC_FL_KEEP_SIZE: Final = 1
 _FALLOC_FL_PUNCH_HOLE: Final = 2
@@ -38,6 +37,8 @@ class Spool:
 
     def __init__(self, directory: Path, limit_bytes: int) -> None:
         self._directory = directory
+        # Names are made as text: there are several for each small file.
+        self._root = os.fspath(directory)
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
         self._pinned = False
@@ -57,22 +58,33 @@ class Spool:
 
     def path(self, ino: int) -> Path:
         """Where the spool file of `ino` is, or would be."""
-        return self._directory / f"{ino % _FANOUT:02x}" / str(ino)
+        return Path(self._name(ino))
 
-    def open(self, ino: int) -> int:
-        """A file descriptor on the spool file of `ino`, created when missing. Caller closes."""
+    def _name(self, ino: int) -> str:
+        return f"{self._root}/{ino % _FANOUT:02x}/{ino}"
+
+    def open(self, ino: int, *, is_new: bool = False) -> int:
+        """A file descriptor on the spool file of `ino`, created when missing. Caller closes.
+
+        `is_new`: probably there is none yet.
+        """
         self.keep(ino)
-        path = self.path(ino)
-        try:
-            return os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            self._new_in.add(ino % _FANOUT)
-            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        path = self._name(ino)
+        if not is_new:
+            with suppress(FileNotFoundError):
+                return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self._new_in.add(ino % _FANOUT)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def open_for_reading(self, ino: int) -> int:
+        """A file descriptor on the spool file of `ino`, which must exist. Caller closes. For any
+        thread. Raises OSError."""
+        return os.open(self._name(ino), os.O_RDONLY | os.O_CLOEXEC)
 
     def file_bytes(self, ino: int) -> int:
         """Length of the spool file of `ino`; 0 when there is none."""
         try:
-            return self.path(ino).stat().st_size
+            return os.stat(self._name(ino)).st_size
         except FileNotFoundError:
             return 0
 
@@ -109,7 +121,8 @@ class Spool:
     def execute(self, count_max: int) -> bool:
         """Delete up to `count_max` condemned files, after the commit. False when none is left."""
         while self._condemned and count_max and not self._pinned:
-            self.path(self._condemned.pop()).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(self._name(self._condemned.pop()))
             count_max -= 1
         return bool(self._condemned) and not self._pinned
 

@@ -17,7 +17,7 @@ class SpoolContent:
 
     def __init__(self, spool: Spool, row: Staged) -> None:
         self._resident = RangeSet(row.resident)
-        self._fd = os.open(spool.path(row.ino), os.O_RDONLY) if row.resident else -1
+        self._fd = spool.open_for_reading(row.ino) if row.resident else -1
 
     def __enter__(self) -> Self:
         return self

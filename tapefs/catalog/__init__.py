@@ -14,7 +14,7 @@ from tapefs.catalog.namespace import NoSuchInode
 from tapefs.catalog.recall_order import Item, RecallOrder
 from tapefs.catalog.rows import Counts, Staged, VolumeSettings
 from tapefs.catalog.shelf import Named, ShelfCatalog, Totals, Wanted
-from tapefs.catalog.snapshot import Snapshot
+from tapefs.catalog.snapshot import Snapshot, SnapshotFile
 from tapefs.catalog.tape_reader import TapeReader
 from tapefs.catalog.tape_view import TapeView
 from tapefs.catalog.verifications import Verifications
@@ -31,6 +31,7 @@ __all__ = [
     "RecallOrder",
     "ShelfCatalog",
     "Snapshot",
+    "SnapshotFile",
     "Staged",
     "TapeReader",
     "TapeView",

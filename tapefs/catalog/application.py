@@ -11,7 +11,7 @@ import functools
 from typing import TYPE_CHECKING, Any, Final
 
 from tapefs.catalog.database import sentences
-from tapefs.catalog.extents import cut_extents, insert_extent
+from tapefs.catalog.extents import cut_extents, insert_extent, insert_extents
 from tapefs.catalog.rows import S_IFDIR, S_IFMT
 from tapefs.entries import (
     ROOT_INO,
@@ -25,12 +25,14 @@ from tapefs.entries import (
 from tapefs.errors import DamagedTape
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
-    from tapefs.catalog.database import Database
+    from tapefs.catalog.database import Database, Row
 
 # Notes kept in memory before they go to the temporary tables.
 _NOTES_MAX: Final = 10_000
+# Rows of new files, and names, that are inserted at a time.
+_ROWS_MAX: Final = 500
 # Directories known to hang below the root that are kept in mind while checking others.
 _SAFE_MAX: Final = 100_000
 
@@ -52,6 +54,8 @@ _LINK: Final = """
 INSERT INTO dentry (parent, name, ino) VALUES (?, ?, ?)
 ON CONFLICT (parent, name) DO UPDATE SET ino = excluded.ino
 """
+
+_LINK_NEW: Final = "INSERT OR IGNORE INTO dentry (parent, name, ino) VALUES (?, ?, ?)"
 
 # Subdirectories that came to and went from each directory, added to what it had.
 _COUNT_SUBDIRECTORIES: Final = f"""
@@ -112,6 +116,11 @@ class Application:
         self.next_ino = next_ino
         self._touched: set[int] = set()
         self._moved: list[tuple[int, int, int]] = []
+        # Rows of files that nothing was known of before, not yet in their tables: by inode number.
+        self._new_inodes: dict[int, Row] = {}
+        self._new_extents: dict[int, Extent] = {}
+        # Names that wait to be given, in order.
+        self._new_names: dict[tuple[int, bytes], int] = {}
         self._handlers: dict[type[Entry], Callable[[Any], None]] = {
             InodeEntry: self._inode,
             ExtentEntry: self._extent,
@@ -125,6 +134,8 @@ class Application:
         """Apply `entries` one after the other."""
         for entry in entries:
             self._handlers[type(entry)](entry)
+            if len(self._new_inodes) >= _ROWS_MAX or len(self._new_names) >= _ROWS_MAX:
+                self._insert()
             if len(self._touched) >= _NOTES_MAX or len(self._moved) >= _NOTES_MAX:
                 self._note()
 
@@ -133,6 +144,7 @@ class Application:
 
         Raises DamagedTape when the names do not form a tree of described inodes.
         """
+        self._insert()
         self._note()
         self._database.execute(_COUNT_SUBDIRECTORIES)
         self._database.execute(_COUNT_LINKS)
@@ -149,48 +161,84 @@ class Application:
         self._database.execute("DELETE FROM moved")
 
     def _inode(self, entry: InodeEntry) -> None:
-        known = not self._is_new(entry.ino)
+        is_new = self._is_new(entry.ino)
         is_directory = entry.mode & S_IFMT == S_IFDIR
-        changed_count = self._database.execute(
-            _UPSERT_INODE,
-            (
-                entry.ino,
-                entry.mode,
-                entry.uid,
-                entry.gid,
-                2 if is_directory else 0,
-                entry.size,
-                entry.rdev,
-                entry.atime_ns,
-                entry.mtime_ns,
-                entry.ctime_ns,
-                entry.target,
-                entry.sha256,
-                entry.xxh128,
-            ),
+        row = (
+            entry.ino,
+            entry.mode,
+            entry.uid,
+            entry.gid,
+            2 if is_directory else 0,
+            entry.size,
+            entry.rdev,
+            entry.atime_ns,
+            entry.mtime_ns,
+            entry.ctime_ns,
+            entry.target,
+            entry.sha256,
+            entry.xxh128,
         )
-        if not changed_count:
-            raise self._damaged(f"changes the type of inode {entry.ino}")
-        if known:
-            self._database.execute("DELETE FROM xattr WHERE ino = ?", (entry.ino,))
-            cut_extents(self._database, entry.ino, entry.size)
+        if is_new:
+            self._new_inodes[entry.ino] = row
+        else:
+            self._insert()
+            self._replace_inode(entry.ino, row, entry.size)
         for name, value in entry.xattrs.items():
             self._database.execute(
                 "INSERT INTO xattr (ino, name, value) VALUES (?, ?, ?)", (entry.ino, name, value)
             )
 
+    def _replace_inode(self, ino: int, row: Row, size: int) -> None:
+        if not self._database.execute(_UPSERT_INODE, row):
+            raise self._damaged(f"changes the type of inode {ino}")
+        self._database.execute("DELETE FROM xattr WHERE ino = ?", (ino,))
+        cut_extents(self._database, ino, size)
+
     def _extent(self, entry: ExtentEntry) -> None:
+        ino = entry.ino
         if entry.position + entry.length > self._content_bytes:
-            raise self._damaged(f"puts bytes of inode {entry.ino} beyond its tape file")
-        self._is_new(entry.ino)
-        insert_extent(
-            self._database,
-            Extent(entry.ino, entry.offset, entry.length, self._sequence, entry.position),
-        )
+            raise self._damaged(f"puts bytes of inode {ino} beyond its tape file")
+        self._is_new(ino)
+        extent = Extent(ino, entry.offset, entry.length, self._sequence, entry.position)
+        if ino in self._new_inodes and ino not in self._new_extents:
+            self._new_extents[ino] = extent
+        else:
+            self._insert()
+            insert_extent(self._database, extent)
 
     def _link(self, entry: LinkEntry) -> None:
-        parent, name, ino = entry.parent, entry.name, entry.ino
-        self._is_new(ino)
+        self._is_new(entry.ino)
+        if (entry.parent, entry.name) in self._new_names:
+            self._insert()
+        self._new_names[entry.parent, entry.name] = entry.ino
+
+    def _insert(self) -> None:
+        """Bring the tables up to date with the entries so far."""
+        if self._new_inodes:
+            self._insert_inodes(self._new_inodes.values())
+            insert_extents(self._database, list(self._new_extents.values()))
+            self._new_inodes.clear()
+            self._new_extents.clear()
+        if self._new_names:
+            self._insert_names([(*place, ino) for place, ino in self._new_names.items()])
+            self._new_names.clear()
+
+    def _insert_inodes(self, rows: Collection[Row]) -> None:
+        if self._database.execute_many(_UPSERT_INODE, rows) != len(rows):
+            raise self._damaged(f"changes the type of one of the inodes from {min(rows)[0]} on")
+
+    def _insert_names(self, rows: list[tuple[int, bytes, int]]) -> None:
+        self._database.execute("SAVEPOINT names")
+        if self._database.execute_many(_LINK_NEW, rows) == len(rows):
+            self._moved.extend((parent, ino, 1) for parent, _, ino in rows)
+        else:
+            # Some are taken: one after the other, and see by what.
+            self._database.execute("ROLLBACK TO names")
+            for row in rows:
+                self._link_one(*row)
+        self._database.execute("RELEASE names")
+
+    def _link_one(self, parent: int, name: bytes, ino: int) -> None:
         replaced = self._named(parent, name)
         if replaced == ino:
             return
@@ -201,6 +249,7 @@ class Application:
         self._moved.append((parent, ino, 1))
 
     def _unlink(self, entry: UnlinkEntry) -> None:
+        self._insert()
         gone = self._named(entry.parent, entry.name)
         if gone is None:
             return

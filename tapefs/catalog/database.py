@@ -118,11 +118,11 @@ class Database:
         except sqlite3.Error as exc:
             raise self._failure(exc) from exc
 
-    def execute_many(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
-        """Run one statement for every row."""
+    def execute_many(self, sql: str, rows: Iterable[Sequence[object]]) -> int:
+        """Run one statement for every row; gives the number of rows that all of them changed."""
         self._refuse_after_failure()
         try:
-            self._connection.executemany(sql, rows)
+            return self._connection.executemany(sql, rows).rowcount
         except sqlite3.IntegrityError:
             raise
         except sqlite3.Error as exc:

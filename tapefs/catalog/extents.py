@@ -7,12 +7,16 @@ grow with the number of extents that a file has elsewhere.
 # ruff: noqa: S608 (every part of a statement is a constant)
 from __future__ import annotations
 
+import json
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from tapefs.catalog.rows import EXTENT_COLUMNS
 from tapefs.entries import Extent
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tapefs.catalog.database import Database
 
 # SQLite's largest integer: no offset lies beyond.
@@ -20,6 +24,10 @@ _END_MAX: Final = 2**63 - 1
 
 _LAST_BEFORE: Final = (
     f"SELECT {EXTENT_COLUMNS} FROM extent WHERE ino = ? AND offset < ? ORDER BY offset DESC LIMIT 1"
+)
+_PLACED: Final = (
+    "SELECT value FROM json_each(?) AS listed"
+    " WHERE EXISTS (SELECT 1 FROM extent WHERE extent.ino = listed.value)"
 )
 _INSERT: Final = f"INSERT INTO extent ({EXTENT_COLUMNS}) VALUES (?, ?, ?, ?, ?)"
 
@@ -43,6 +51,27 @@ def insert_extent(database: Database, extent: Extent) -> None:
     database.execute(
         _INSERT, (extent.ino, extent.offset, extent.length, extent.sequence, extent.position)
     )
+
+
+def insert_extents(database: Database, extents: Sequence[Extent]) -> None:
+    """`insert_extent` for each in turn: at once for files that have none yet and get only one."""
+    inos = [extent.ino for extent in extents]
+    seen = set(inos)
+    placed = {row[0] for row in database.rows(_PLACED, (json.dumps(sorted(seen)),))}
+    if len(seen) < len(inos):
+        counts = Counter(inos)
+        placed.update(ino for ino, count in counts.items() if count > 1)
+    database.execute_many(
+        _INSERT,
+        (
+            (extent.ino, extent.offset, extent.length, extent.sequence, extent.position)
+            for extent in extents
+            if extent.ino not in placed
+        ),
+    )
+    for extent in extents:
+        if extent.ino in placed:
+            insert_extent(database, extent)
 
 
 def cut_extents(database: Database, ino: int, size: int) -> None:

@@ -9,10 +9,10 @@ after the last durable one.
 # ruff: noqa: S608 (every part of a statement is a constant)
 from __future__ import annotations
 
+import json
 import os
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
-from uuid import UUID
 
 from tapefs.catalog.creation import create_live
 from tapefs.catalog.database import (
@@ -23,9 +23,11 @@ from tapefs.catalog.database import (
     sync_path,
     translated,
 )
-from tapefs.catalog.extents import cut_extents, insert_extent
+from tapefs.catalog.extents import cut_extents, insert_extents
+from tapefs.catalog.host_settings import HostSettings
 from tapefs.catalog.inode_cache import CachedInode, InodeCache
-from tapefs.catalog.namespace import Namespace, NoSuchInode
+from tapefs.catalog.namespace import NoSuchInode
+from tapefs.catalog.new_names import NewNames
 from tapefs.catalog.rows import INODE_COLUMNS, S_IFDIR, S_IFMT, Range, Staged, inode_row
 from tapefs.catalog.snapshot import Snapshot
 from tapefs.catalog.staging import StagedTable
@@ -33,26 +35,25 @@ from tapefs.entries import INO_MAX, Extent, ExtentEntry, Inode
 from tapefs.errors import TapefsError, VolumeFull
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
 CACHED_INODES_MAX: Final = 20_000
 MODIFIED_INODES_MAX: Final = 5_000
+# Inodes without extended attributes that are kept in mind; a number each.
+BARE_INODES_MAX: Final = 50_000
 
 _WRITE_INODE: Final = (
     f"INSERT OR REPLACE INTO inode ({INODE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _NOTE_INODE: Final = "INSERT OR REPLACE INTO inode_change (ino, epoch) VALUES (?, ?)"
-_NOTE_DENTRY: Final = "INSERT OR REPLACE INTO dentry_change (parent, name, epoch) VALUES (?, ?, ?)"
-_LINK: Final = (
-    "INSERT INTO dentry (parent, name, ino) VALUES (?, ?, ?)"
-    " ON CONFLICT (parent, name) DO UPDATE SET ino = excluded.ino"
-)
+_ANY_XATTR: Final = "SELECT 1 FROM xattr WHERE ino = ? LIMIT 1"
+_EXISTING: Final = "SELECT ino FROM inode WHERE ino IN (SELECT value FROM json_each(?) AS listed)"
 # The tape knows them already, so this is no change to be noted.
 _TAKE_HASHES: Final = "UPDATE inode SET sha256 = ?, xxh128 = ? WHERE ino = ?"
 
 
-class Catalog(Namespace):
+class Catalog(HostSettings):
     """The namespace of one mounted volume.
 
     After an error that may have lost a transaction (disk full, input or output error) every call
@@ -71,6 +72,9 @@ class Catalog(Namespace):
         # Inodes to be written to inode_change with the current epoch at the next flush.
         self._changed_inos: set[int] = set()
         self._staged = StagedTable(database)
+        self._new_names = NewNames(database)
+        # Inodes known to have no extended attributes.
+        self._bare: set[int] = set()
         self._grouped = False
         # Called before each commit: to hand over what must not be committed without the rest.
         self.before_commit: Callable[[], None] = lambda: None
@@ -118,69 +122,10 @@ class Catalog(Namespace):
             os.close(lock)
             raise
 
-    # -- this host's settings
-
-    @property
-    def volume_uuid(self) -> UUID:
-        """The volume that this is the catalog of."""
-        return UUID(str(self._database.setting("volume_uuid")))
-
     @property
     def epoch(self) -> int:
         """The epoch that changes made now belong to."""
         return self._epoch
-
-    @property
-    def clean_shutdown(self) -> bool:
-        """Whether the last session ended in `close(clean=True)`; False during a session."""
-        return self._database.setting("clean_shutdown") == 1
-
-    @property
-    def boot_id(self) -> str:
-        """What the last session gave to `begin_session`; empty when there was none."""
-        return str(self._database.setting("boot_id"))
-
-    @property
-    def confirmed_sequence(self) -> int:
-        """The last tape file that `set_confirmed_sequence` was told of; 0 is the label."""
-        return self._database.integer_setting("confirmed_sequence")
-
-    def set_confirmed_sequence(self, sequence: int) -> None:
-        """Take note that everything tape file `sequence` tells is known here."""
-        self._begin()
-        self._database.set_setting("confirmed_sequence", sequence)
-
-    @property
-    def segment_written_ns(self) -> int:
-        """What the last call of `begin_segment` said; 0 when there was none."""
-        return self._database.integer_setting("segment_written_ns")
-
-    def begin_segment(self, written_ns: int) -> None:
-        """Take durable note that a segment with this time stamp is about to be written.
-
-        If it is found on tape after a crash, it is this host's own.
-        """
-        self._begin()
-        self._database.set_setting("segment_written_ns", written_ns)
-        self.commit(durable=True)
-
-    @property
-    def end_is_reached(self) -> bool:
-        """Whether `set_end_reached` was called: the tape takes no further segment."""
-        return self._database.setting("end_reached") == 1
-
-    def set_end_reached(self) -> None:
-        """Take durable note that the end of this tape is near."""
-        self._begin()
-        self._database.set_setting("end_reached", 1)
-        self.commit(durable=True)
-
-    def begin_session(self, boot_id: str) -> None:
-        """Take durable note that a session runs: until a clean close, `clean_shutdown` is False."""
-        self._begin()
-        self._database.set_setting("clean_shutdown", 0)
-        self._database.set_setting("boot_id", boot_id)
-        self.commit(durable=True)
 
     # -- inodes
 
@@ -231,6 +176,7 @@ class Catalog(Namespace):
         )
         self._next_ino += 1
         self._cache.add(inode)
+        self._note_bare(inode.ino)
         self.changed(inode)
         return inode
 
@@ -262,25 +208,56 @@ class Catalog(Namespace):
 
     # -- names
 
+    def lookup(self, parent: int, name: bytes) -> int | None:
+        """The inode that directory `parent` calls `name`, or None."""
+        return self._new_names.lookup((parent, name))
+
     def link(self, parent: int, name: bytes, ino: int) -> None:
         """Let directory `parent` call `ino` by `name`, instead of what had the name."""
         self._begin()
-        self._database.execute(_LINK, (parent, name, ino))
-        self._database.execute(_NOTE_DENTRY, (parent, name, self._epoch))
+        self._new_names.give((parent, name), ino, self._epoch)
 
     def unlink(self, parent: int, name: bytes) -> None:
         """Take `name` from directory `parent`; does nothing when it does not have it."""
         self._begin()
-        if self._database.execute(
-            "DELETE FROM dentry WHERE parent = ? AND name = ?", (parent, name)
-        ):
-            self._database.execute(_NOTE_DENTRY, (parent, name, self._epoch))
+        self._new_names.take((parent, name), self._epoch)
+
+    def _names(self) -> Database:
+        self._new_names.write(self._epoch)
+        return self._database
+
+    def entries(
+        self, parent: int, after_cookie: int, limit: int
+    ) -> list[tuple[int, bytes, Inode, bool]]:
+        """As `Namespace.entries`. Who has no extended attributes is kept in mind."""
+        self.flush()
+        found = super().entries(parent, after_cookie, limit)
+        for _, _, inode, has_xattrs in found:
+            if not has_xattrs:
+                self._note_bare(inode.ino)
+        return found
 
     # -- extended attributes
+
+    def xattr(self, ino: int, name: bytes) -> bytes | None:
+        """One extended attribute of an inode, or None. Without a query where the inode is known
+        to have none: programs and the kernel ask for several of each file."""
+        if ino in self._bare:
+            return None
+        value = super().xattr(ino, name)
+        if value is None and not self._database.rows(_ANY_XATTR, (ino,)):
+            self._note_bare(ino)
+        return value
+
+    def _note_bare(self, ino: int) -> None:
+        if len(self._bare) >= BARE_INODES_MAX:
+            self._bare.clear()
+        self._bare.add(ino)
 
     def set_xattr(self, ino: int, name: bytes, value: bytes) -> None:
         """Give an inode an extended attribute, replacing the value it had."""
         self._begin()
+        self._bare.discard(ino)
         self._database.execute(
             "INSERT OR REPLACE INTO xattr (ino, name, value) VALUES (?, ?, ?)", (ino, name, value)
         )
@@ -316,8 +293,12 @@ class Catalog(Namespace):
         self._staged.delete(ino)
 
     def staged_totals(self) -> tuple[int, int, int]:
-        """(files with dirty bytes, dirty bytes, resident bytes), without a query."""
-        return self._staged.totals
+        """(files with dirty bytes, dirty bytes, resident bytes). Reads through all rows."""
+        return self._staged.totals()
+
+    def prefetch_staged(self, inos: Collection[int]) -> None:
+        """`load_staged` will be asked of these, some hundreds: get them in one query."""
+        self._staged.prefetch(inos)
 
     def clean_staged(self, limit: int = 100) -> list[Staged]:
         """Up to `limit` files that may be evicted, the longest unused first."""
@@ -348,6 +329,8 @@ class Catalog(Namespace):
     def flush(self) -> None:
         """Write modified inodes into the open transaction."""
         assert not self._grouped, "inode objects are not written within transaction()"
+        self._staged.write()
+        self._new_names.write(self._epoch)
         if not (self._changed_inos or self._cache.modified_count):
             return
         self._begin()
@@ -403,7 +386,8 @@ class Catalog(Namespace):
         except BaseException:
             with suppress(TapefsError):
                 self._database.execute("ROLLBACK TO grouped")
-                self._staged.count_again()
+                self._staged.forget()
+                self._new_names.forget()
             raise
         finally:
             self._grouped = False
@@ -450,11 +434,8 @@ class Catalog(Namespace):
         if not self._grouped:
             self.flush()
         self._begin()
-        for entry, kept in extents:
-            if kept and self._database.first("SELECT 1 FROM inode WHERE ino = ?", (entry.ino,)):
-                self._keep(entry, kept, sequence)
-        for ino, sha256, xxh128 in hashes:
-            self._take_hashes(ino, sha256, xxh128)
+        insert_extents(self._database, self._kept(extents, sequence))
+        self._take_hashes(list(hashes))
         self._database.execute_many(
             "DELETE FROM inode_change WHERE ino = ? AND epoch <= ?",
             ((ino, epoch) for ino in logged_inodes),
@@ -487,14 +468,28 @@ class Catalog(Namespace):
             self._database.begin()
             self.on_change()
 
-    def _keep(self, entry: ExtentEntry, kept: Sequence[Range], sequence: int) -> None:
-        for start, end in kept:
-            assert entry.offset <= start < end <= entry.offset + entry.length, "range outside"
-            position = entry.position + start - entry.offset
-            insert_extent(self._database, Extent(entry.ino, start, end - start, sequence, position))
+    def _kept(
+        self, extents: Iterable[tuple[ExtentEntry, Sequence[Range]]], sequence: int
+    ) -> list[Extent]:
+        """What files that exist still have of `extents`, written to tape file `sequence`."""
+        told = [(entry, kept) for entry, kept in extents if kept]
+        inos = json.dumps([entry.ino for entry, _ in told])
+        existing = {row[0] for row in self._database.rows(_EXISTING, (inos,))}
+        found: list[Extent] = []
+        for entry, kept in told:
+            if entry.ino not in existing:
+                continue
+            for start, end in kept:
+                assert entry.offset <= start < end <= entry.offset + entry.length, "range outside"
+                position = entry.position + start - entry.offset
+                found.append(Extent(entry.ino, start, end - start, sequence, position))
+        return found
 
-    def _take_hashes(self, ino: int, sha256: bytes | None, xxh128: bytes | None) -> None:
-        self._database.execute(_TAKE_HASHES, (sha256, xxh128, ino))
-        inode = self._cache.find(ino)
-        if inode is not None:
-            inode.sha256, inode.xxh128 = sha256, xxh128
+    def _take_hashes(self, hashes: Sequence[tuple[int, bytes | None, bytes | None]]) -> None:
+        self._database.execute_many(
+            _TAKE_HASHES, ((sha256, xxh128, ino) for ino, sha256, xxh128 in hashes)
+        )
+        for ino, sha256, xxh128 in hashes:
+            inode = self._cache.find(ino)
+            if inode is not None:
+                inode.sha256, inode.xxh128 = sha256, xxh128

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from tapefs.catalog.extents import overlapping
 from tapefs.catalog.rows import EXTENT_COLUMNS, INODE_COLUMNS
-from tapefs.entries import ROOT_INO, Extent
+from tapefs.entries import ROOT_INO, Extent, Inode
 from tapefs.errors import FilesystemError, StateUnusable
 
 if TYPE_CHECKING:
@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
     from tapefs.catalog.database import Database, Row
 
+_ENTRIES: Final = (
+    "SELECT cookie, name, EXISTS (SELECT 1 FROM xattr WHERE xattr.ino = dentry.ino),"
+    f" inode.{INODE_COLUMNS.replace(', ', ', inode.')}"
+    " FROM dentry CROSS JOIN inode ON inode.ino = dentry.ino"
+    " WHERE parent = ? AND cookie > ? ORDER BY cookie LIMIT ?"
+)
 _SELECT_INODE: Final = f"SELECT {INODE_COLUMNS} FROM inode WHERE ino = ?"
 
 
@@ -39,6 +45,20 @@ class Namespace:
         )
         return row[0] if row else None
 
+    def _names(self) -> Database:
+        """The database, with all names in it: for whatever asks for more than one name."""
+        return self._database
+
+    def entries(
+        self, parent: int, after_cookie: int, limit: int
+    ) -> list[tuple[int, bytes, Inode, bool]]:
+        """As `children`, with the inodes themselves, for reading only, and whether each has
+        extended attributes."""
+        return [
+            (row[0], row[1], Inode(*row[3:]), bool(row[2]))
+            for row in self._names().rows(_ENTRIES, (parent, after_cookie, limit))
+        ]
+
     def children(
         self, parent: int, after_cookie: int = 0, limit: int = 1000
     ) -> list[tuple[int, bytes, int]]:
@@ -47,7 +67,7 @@ class Namespace:
         Cookies are positive and grow; going on from the last one seen gives every name that
         exists all the while exactly once, whatever else is made or removed meanwhile.
         """
-        return self._database.rows(
+        return self._names().rows(
             "SELECT cookie, name, ino FROM dentry WHERE parent = ? AND cookie > ?"
             " ORDER BY cookie LIMIT ?",
             (parent, after_cookie, limit),
@@ -55,12 +75,12 @@ class Namespace:
 
     def has_children(self, parent: int) -> bool:
         """Whether directory `parent` holds any name."""
-        row = self._database.first("SELECT 1 FROM dentry WHERE parent = ? LIMIT 1", (parent,))
+        row = self._names().first("SELECT 1 FROM dentry WHERE parent = ? LIMIT 1", (parent,))
         return row is not None
 
     def links(self, ino: int) -> list[tuple[int, bytes]]:
         """All names of an inode as (directory, name), oldest first."""
-        return self._database.rows(
+        return self._names().rows(
             "SELECT parent, name FROM dentry WHERE ino = ? ORDER BY cookie", (ino,)
         )
 
@@ -71,7 +91,7 @@ class Namespace:
         """
         if ino == ROOT_INO:
             return ROOT_INO
-        row = self._database.first("SELECT parent FROM dentry WHERE ino = ?", (ino,))
+        row = self._names().first("SELECT parent FROM dentry WHERE ino = ?", (ino,))
         if row is None:
             raise NoSuchInode(ino)
         parent: int = row[0]
@@ -91,7 +111,7 @@ class Namespace:
                     "run 'tapefs rebuild' to make the catalog anew"
                 )
             seen.add(ino)
-            row = self._database.first("SELECT parent, name FROM dentry WHERE ino = ?", (ino,))
+            row = self._names().first("SELECT parent, name FROM dentry WHERE ino = ?", (ino,))
             if row is None:
                 raise NoSuchInode(ino)
             ino = row[0]
@@ -108,7 +128,7 @@ class Namespace:
 
         Reads through all extents: a second for millions of files.
         """
-        for row in self._database.stream(
+        for row in self._names().stream(
             f"SELECT {EXTENT_COLUMNS} FROM extent WHERE sequence = ?", (sequence,)
         ):
             yield Extent(*row)
@@ -121,7 +141,7 @@ class Namespace:
         """
         yield from (
             (Extent(*row[:5]), row[5], row[6])
-            for row in self._database.stream(
+            for row in self._names().stream(
                 f"WITH RECURSIVE below (ino) AS (SELECT ? UNION SELECT dentry.ino FROM below"
                 f" JOIN dentry ON dentry.parent = below.ino)"
                 f" SELECT {EXTENT_COLUMNS}, iif(length = size, sha256, NULL),"

@@ -76,13 +76,20 @@ class Counts:
     archived_bytes: int
 
 
+_ONE_RANGE: Final = struct.Struct(">2q")
+
+
 def pack_ranges(ranges: Sequence[Range]) -> bytes:
     """Ranges as a column value."""
+    if len(ranges) == 1:
+        return _ONE_RANGE.pack(*ranges[0])
     return struct.pack(f">{2 * len(ranges)}q", *(edge for pair in ranges for edge in pair))
 
 
 def unpack_ranges(packed: bytes) -> list[Range]:
     """The ranges of a column value."""
+    if len(packed) == _ONE_RANGE.size:
+        return [_ONE_RANGE.unpack(packed)]
     edges = struct.unpack(f">{len(packed) // 8}q", packed)
     return list(zip(edges[::2], edges[1::2], strict=True))
 

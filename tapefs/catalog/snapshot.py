@@ -3,17 +3,43 @@
 # ruff: noqa: S608 (every part of a statement is a constant)
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Self
 
 from tapefs.catalog.database import APPLICATION_LIVE, Database
 from tapefs.catalog.namespace import Namespace
-from tapefs.catalog.rows import STAGED_COLUMNS, Staged, staged_from
+from tapefs.catalog.rows import INODE_COLUMNS, STAGED_COLUMNS, Staged, staged_from
 from tapefs.entries import Inode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
+
+_LISTED: Final = "FROM json_each(?) AS listed CROSS JOIN"
+_INODES: Final = f"SELECT {INODE_COLUMNS} {_LISTED} inode ON inode.ino = listed.value"
+_STAGED: Final = f"SELECT {STAGED_COLUMNS} {_LISTED} staged ON staged.ino = listed.value"
+_LINKS: Final = (
+    f"SELECT ino, dentry.parent, name {_LISTED} dentry ON dentry.ino = listed.value"
+    " ORDER BY ino, cookie"
+)
+_XATTRS: Final = (
+    f"SELECT ino, name, xattr.value {_LISTED} xattr ON xattr.ino = listed.value ORDER BY ino, name"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotFile:
+    """All that a snapshot knows of one file with content in the spool.
+
+    `links` are its names as (directory, name), oldest first.
+    """
+
+    inode: Inode
+    staged: Staged
+    links: list[tuple[int, bytes]] = field(default_factory=list)
+    xattrs: dict[bytes, bytes] = field(default_factory=dict)
 
 
 class Snapshot(Namespace):
@@ -55,6 +81,33 @@ class Snapshot(Namespace):
             f"SELECT {STAGED_COLUMNS} FROM staged WHERE dirty_bytes > 0 ORDER BY ino"
         ):
             yield staged_from(row)
+
+    def dirty_sizes(self, after_ino: int) -> Iterator[tuple[int, int, int]]:
+        """(inode, dirty bytes, time of last use) of the files with a name and with content that is
+        not on tape yet, from the first behind `after_ino` on, in order."""
+        yield from self._database.stream(
+            "SELECT ino, dirty_bytes, touched_ns FROM staged WHERE dirty_bytes > 0 AND ino > ?"
+            " AND EXISTS (SELECT 1 FROM dentry WHERE dentry.ino = staged.ino) ORDER BY ino",
+            (after_ino,),
+        )
+
+    def files(self, inos: Sequence[int]) -> dict[int, SnapshotFile]:
+        """Those of `inos`, at most some hundreds, that exist and have something in the spool."""
+        listed = (json.dumps(inos),)
+        rows = self._database.rows
+        staged = {row[0]: staged_from(row) for row in rows(_STAGED, listed)}
+        files = {
+            row[0]: SnapshotFile(Inode(*row), staged[row[0]])
+            for row in rows(_INODES, listed)
+            if row[0] in staged
+        }
+        for ino, parent, name in rows(_LINKS, listed):
+            if ino in files:
+                files[ino].links.append((parent, name))
+        for ino, name, value in rows(_XATTRS, listed):
+            if ino in files:
+                files[ino].xattrs[name] = value
+        return files
 
     def staged(self, ino: int) -> Staged | None:
         """What the spool held of a file, or None."""

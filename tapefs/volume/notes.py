@@ -7,6 +7,7 @@ member useful without any journal: whole members of a torn segment are salvaged 
 from __future__ import annotations
 
 import re
+from binascii import hexlify
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,15 +38,16 @@ class MemberNote:
     file_bytes: int | None = None
 
 
-def encode_note(note: MemberNote) -> bytes:
-    """The comment text for `note`; at most 512 bytes."""
+def encode_note(note: MemberNote, sha256: bytes | None = None) -> bytes:
+    """The comment text for `note`; at most 512 bytes. `sha256` stands for the note's, if given."""
     text = b"tapefs ino=%d" % note.ino
     if note.offset is not None:
         text += b" offset=%d" % note.offset
         if note.file_bytes is not None:
             text += b" size=%d" % note.file_bytes
-    if note.sha256 is not None:
-        text += b" sha256=" + note.sha256.hex().encode("ascii")
+    sha256 = note.sha256 if sha256 is None else sha256
+    if sha256 is not None:
+        text += b" sha256=" + hexlify(sha256)
     if note.name_rest:
         text += b" rest=" + quote_name(note.name_rest)
     return text

@@ -103,9 +103,10 @@ def pad_length(size: int) -> int:
     return -size % BLOCK_BYTES
 
 
-def member_header(member: Member) -> bytes:
+def member_header(member: Member, comment: bytes | None = None) -> bytes:
     """Everything that stands before the member's data; a multiple of 512 bytes.
 
+    `comment` stands for the member's own, if given.
     Raises ValueError for what no tape may hold (a caller's bug): oversized comments, xattrs or
     numbers. ACLs that are not valid stay out of the archive; the journal has them.
     """
@@ -126,8 +127,9 @@ def member_header(member: Member) -> bytes:
         records += _big_number_records(member)
     if member.xattrs:
         records += _xattr_records(member.xattrs)
-    if member.comment:
-        records += _comment_record(member.comment)
+    comment = member.comment if comment is None else comment
+    if comment:
+        records += _comment_record(comment)
     header = _ustar_header(member, path, linkpath, seconds)
     return long_names + extended_header(records) + header if records else long_names + header
 

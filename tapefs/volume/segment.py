@@ -199,15 +199,14 @@ class SegmentBuilder(_TapeFileBuilder):
         data = bytearray(member.size)
         source.fill(memoryview(data), offset)
         sha256 = hashlib.sha256(data).digest()
-        note = dataclasses.replace(note, sha256=sha256)
-        self._put_header(dataclasses.replace(member, comment=encode_note(note)))
+        self._put_header(member, encode_note(note, sha256))
         entry = ExtentEntry(note.ino, offset, member.size, self._packer.position, sha256)
         self.archived = Archived(entry, xxhash.xxh3_128_digest(data))
         self._packer.put(data)
 
     def _large_file(self, member: Member, note: MemberNote, source: Source) -> Iterator[array[int]]:
         offset = note.offset or 0
-        self._put_header(dataclasses.replace(member, comment=encode_note(note)))
+        self._put_header(member, encode_note(note))
         packer, position = self._packer, self._packer.position
         hashes = ContentHashes(self._hasher)
         done = 0
@@ -247,12 +246,12 @@ class SegmentBuilder(_TapeFileBuilder):
             stream.close()
             path.unlink(missing_ok=True)
 
-    def _put_header(self, member: Member) -> None:
+    def _put_header(self, member: Member, comment: bytes | None = None) -> None:
         try:
-            header = member_header(member)
+            header = member_header(member, comment)
         except ValueError:
             # More extended attributes than an archive can hold; the journal has them all.
-            header = member_header(dataclasses.replace(member, xattrs={}))
+            header = member_header(dataclasses.replace(member, xattrs={}), comment)
         self._packer.put(header)
 
 
