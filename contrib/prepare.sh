@@ -15,6 +15,7 @@ kind=${1:-}
 packages="fuse3 libfuse3-dev pkg-config libusb-1.0-0 gcc libc6-dev python3-dev python3-venv"
 packages="$packages rsync attr acl tar"
 for_tests="libarchive-tools libcap2-bin psmisc systemd groff-base man-db zsh git make unzip zip stress-ng fio bonnie++ samba smbclient hashdeep"
+for_tests="$for_tests chromium poppler-utils zbar-tools fonts-dejavu-core"
 for_guests="linux-image-amd64 qemu-system-x86 qemu-block-extra tgt busybox-static udev mt-st sg3-utils nfs-kernel-server"
 case $kind in
     run) extra= ;;

@@ -11,6 +11,7 @@ from tapefs.catalog.copies import CopyTable, HashTable
 from tapefs.catalog.database import SQLITE_VERSION, remove_database
 from tapefs.catalog.live import Catalog
 from tapefs.catalog.namespace import NoSuchInode
+from tapefs.catalog.portrait import PortraitCatalog
 from tapefs.catalog.recall_order import Item, RecallOrder
 from tapefs.catalog.rows import Counts, Staged, VolumeSettings
 from tapefs.catalog.shelf import Named, ShelfCatalog, Totals, Wanted
@@ -28,6 +29,7 @@ __all__ = [
     "Item",
     "Named",
     "NoSuchInode",
+    "PortraitCatalog",
     "RecallOrder",
     "ShelfCatalog",
     "Snapshot",
