@@ -68,12 +68,13 @@ class RecallDemand:
         if not may_linger:
             return False
         with trio.move_on_after(_LINGER_S):
-            while not self._reads_ahead(sequence, first, record, known_count):
+            while not self.reads_ahead(sequence, first, record, known_count):
                 self._news = trio.Event()
                 await self._news.wait()
-        return self._reads_ahead(sequence, first, record, known_count)
+        return self.reads_ahead(sequence, first, record, known_count)
 
-    def _reads_ahead(self, sequence: int, first: int, record: int, known_count: int) -> bool:
+    def reads_ahead(self, sequence: int, first: int, record: int, known_count: int) -> bool:
+        """Whether `record` lies where a run from `first` on reads although nobody waits for it."""
         if record >= known_count:
             return False  # behind what was salvaged: nobody could tell whether it is right
         furthest = self._furthest.get(sequence, -1)

@@ -19,7 +19,7 @@ import outcome
 import trio
 
 from tapefs import telemetry
-from tapefs.errors import DataMismatch
+from tapefs.errors import DataMismatch, TapefsError
 from tapefs.scsi.sense import EndOfData, FilemarkDetected, IncorrectLength
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 # Records that were read and are not judged yet, at most.
 _UNJUDGED_MAX: Final = 8
-# So many are judged in one visit to a worker where nobody waits for them.
+# So many are read in one visit to the wire's thread, and judged in one to a worker, where nobody
+# waits for them.
 _BATCH_COUNT: Final = 4
 # Judged records that wait for a quiet moment to be copied to disk, at most.
 _TO_KEEP_MAX: Final = 8
@@ -81,7 +82,7 @@ class RecallRun:
         self._geometry = geometry
         self._counters = counters
         # What the drive reads next, or failed to read.
-        self.record = 0
+        self.record = self._first = 0
         self._unjudged: deque[_Unjudged] = deque()
         self._to_keep: deque[tuple[int, memoryview]] = deque(maxlen=_TO_KEEP_MAX)
         # A record that was not what was written; and those that were so once before.
@@ -103,22 +104,22 @@ class RecallRun:
 
         Raises DataMismatch, or what the drive says, about `record`.
         """
-        self.record = first
+        self.record = self._first = first
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._judge)
-            end = await outcome.acapture(self._read, drive, first)
+            end = await outcome.acapture(self._read, drive)
             self._ended = True
             self._arrived.set()
         end.unwrap()
 
     # -- the drive's side
 
-    async def _read(self, drive: TapeDrive, first: int) -> None:
+    async def _read(self, drive: TapeDrive) -> None:
         count = self._geometry.record_count(self._tape_file)
         while True:
             if self._bad is not None:
                 self._go_back(self._bad)
-            if self.record < count and await self._wants_more(first):
+            if self.record < count and await self._wants_more():
                 await self._bring(drive)
             elif self._unjudged:
                 self._in_a_hurry = True
@@ -127,11 +128,11 @@ class RecallRun:
             elif self._bad is None:
                 return
 
-    async def _wants_more(self, first: int) -> bool:
+    async def _wants_more(self) -> bool:
         known_count = len(self._tape_file.crcs) // 4
         may_linger = not self._scheduler.others_waiting()
         return await self._demand.wants_more(
-            self._sequence, first, self.record, known_count, may_linger=may_linger
+            self._sequence, self._first, self.record, known_count, may_linger=may_linger
         )
 
     async def _bring(self, drive: TapeDrive) -> None:
@@ -140,17 +141,45 @@ class RecallRun:
             self._demand.wake(key)
             self.record += 1
             return
-        if len(self._unjudged) >= _UNJUDGED_MAX:
+        room_count = _UNJUDGED_MAX - len(self._unjudged)
+        if not room_count:
             await self._judgement()
             return
-        data = _ONE_BYTE * self._geometry.record_bytes
-        length_bytes = await self._read_record(drive, data)
+        count = self._batch_count(min(room_count, _BATCH_COUNT))
+        buffers = [_ONE_BYTE * self._geometry.record_bytes for _ in range(count)]
+        lengths, error = await self._read_records(drive, buffers)
+        for data, length_bytes in zip(buffers, lengths, strict=False):
+            self._take(data, length_bytes)
+        if isinstance(error, FilemarkDetected | EndOfData | IncorrectLength):
+            self._take(buffers[len(lengths)], 0)  # something stands there, but not this record
+        elif error is not None:
+            raise error
+
+    def _batch_count(self, count_max: int) -> int:
+        """How many records from here on to read in one go: several where nobody waits for them."""
+        wanted, count = self._demand.wanted, 0
+        known_count = len(self._tape_file.crcs) // 4
+        if self._scheduler.others_waiting():
+            return 1
+        while count < count_max:
+            record = self.record + count
+            key = (self._sequence, record)
+            if key in wanted or self._cache.find(key) is not None:
+                break
+            if not self._demand.reads_ahead(self._sequence, self._first, record, known_count):
+                break
+            count += 1
+        return max(1, count)
+
+    def _take(self, data: array[int], length_bytes: int) -> None:
         crc = self._tape_file.crcs[4 * self.record : 4 * self.record + 4]
         self._unjudged.append(_Unjudged(self.record, memoryview(data), length_bytes, crc))
         self._arrived.set()
         self.record += 1
 
-    async def _read_record(self, drive: TapeDrive, into: array[int]) -> int:
+    async def _read_records(
+        self, drive: TapeDrive, buffers: Sequence[array[int]]
+    ) -> tuple[list[int], TapefsError | None]:
         tape_file, scheduler = self._tape_file, self._scheduler
         address = self._geometry.record_address(
             tape_file.sequence, tape_file.first_block, self.record
@@ -159,11 +188,13 @@ class RecallRun:
         try:
             if at_block != address.block:
                 await drive.locate(address)
-            length_bytes = await drive.read_block(into)
-        except (FilemarkDetected, EndOfData, IncorrectLength):
-            return 0  # something stands there, but not this record
-        scheduler.head_block = address.block + self._geometry.blocks_per_record
-        return length_bytes
+        except (FilemarkDetected, EndOfData) as nothing_there:
+            return [], nothing_there
+        lengths, error = await drive.read_blocks(buffers)
+        if error is None:
+            passed_count = self._geometry.blocks_per_record * len(lengths)
+            scheduler.head_block = address.block + passed_count
+        return lengths, error
 
     def _go_back(self, bad: int) -> None:
         self.record, self._bad = bad, None

@@ -19,7 +19,7 @@ from tapefs.drive.health import read_health
 from tapefs.drive.initiator import DriveStatistics, Initiator
 from tapefs.drive.motion import TapeMotion
 from tapefs.drive.position import PositionUnknown
-from tapefs.errors import DriveFailed
+from tapefs.errors import DriveFailed, TapefsError
 from tapefs.scsi.cdb import (
     LoadUnload,
     PreventAllowMediumRemoval,
@@ -238,14 +238,43 @@ class TapeDrive(TapeMotion):
         IncorrectLength when the block is longer than `into` (the head is behind the block, `into`
         means nothing), MediumError and others (the position is unknown then).
         """
-        count = self._block_count(into)
-        length = len(into)
-        fixed = bool(self.block_bytes)
-        command = Read6(count if fixed else length, fixed=fixed, block_bytes=self.block_bytes)
-        completion, condition = await self._initiator.perform(command, into)
+        lengths, error = await self.read_blocks([into])
+        if error is not None:
+            raise error
+        return lengths[0]
+
+    async def read_blocks(
+        self, buffers: Sequence[array[int]]
+    ) -> tuple[list[int], TapefsError | None]:
+        """`read_block` into each of `buffers`, with no pause in between in which the drive waits.
+
+        Returns the lengths of the blocks read, up to the first that came with anything to report;
+        and what `read_block` would raise for the one after the last of these, if so. Raises what
+        says nothing about any of them: DriveGone, DriveFailed.
+        """
+        steps = [(self._read_command(into), into) for into in buffers]
+        completions, condition = await self._initiator.perform_each(steps)
+        lengths: list[int] = []
+        for into, completion in zip(buffers, completions, strict=False):
+            last = len(lengths) == len(completions) - 1
+            try:
+                lengths.append(self._block_read(into, completion, condition if last else None))
+            except TapefsError as error:
+                return lengths, error
+        return lengths, None
+
+    def _read_command(self, into: array[int]) -> Read6:
+        count, fixed = self._block_count(into), bool(self.block_bytes)
+        return Read6(count if fixed else len(into), fixed=fixed, block_bytes=self.block_bytes)
+
+    def _block_read(
+        self, into: array[int], completion: Completion, condition: CheckCondition | None
+    ) -> int:
+        """The length of a block that was read; raises when none came."""
+        count, length = self._block_count(into), len(into)
         if condition is None:
             length = self._whole_length(completion, length)
-        elif fixed:
+        elif self.block_bytes:
             self._blocks_read(condition, count)
             length = self._whole_length(completion, length)
         else:
