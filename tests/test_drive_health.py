@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tape_rig import MIB, Rigs, buffer, record, write_files
 
+from tapefs.daemon.drives import open_drive
 from tapefs.emulator.fault_plan import FaultPlan
 from tapefs.emulator.personality import PERSONALITIES, Personality
 from tapefs.errors import UsageError
@@ -138,3 +139,12 @@ async def test_a_reset_drive_is_noticed_and_not_taken_for_a_healthy_one(rigs: Ri
     rig.target.reset()
     with pytest.raises(PowerOnReset):
         await drive.health()
+
+
+@pytest.mark.parametrize("personality", PERSONALITIES)
+async def test_no_wire_chokes_on_it(tmp_path: Path, personality: str) -> None:
+    """ATAPI bridges take no command of 16 bytes: one would cost a reset and the position."""
+    name = f"virtual:{tmp_path}/a.tap?personality={personality}&capacity=64M"
+    async with open_drive(name, create=True) as opened:
+        await opened.drive.health()
+        await opened.drive.health()

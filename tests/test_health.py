@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 import trio.testing
+from plugged_rig import until_back
 from volume_rig import Rig, User
 
 from tapefs.archive.health import HealthKeeper
@@ -25,6 +26,7 @@ from tapefs.archive.health_record import (
 from tapefs.archive.policy import JobKind
 from tapefs.drive import DriveIdentity
 from tapefs.emulator.fault_plan import FaultPlan
+from tapefs.usb.transport import WireReset
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
     from conftest import Announcement
 
-    from tapefs.drive import TapeDrive
+    from tapefs.drive import DriveHealth, TapeDrive
     from tapefs.scsi import cdb as c
 
 MIB = 1 << 20
@@ -57,12 +59,20 @@ class Keeper(HealthKeeper):
             user.volume.scheduler, user.directory, IDENTITY, every_s, lambda: next(CLOCK)
         )
         self.asked_s: list[float] = []
+        self.wire_fails = False
         self.on_ask: Callable[[], object] = lambda: None
 
     async def _ask(self, drive: TapeDrive) -> None:
         self.asked_s.append(trio.current_time())
         self.on_ask()
-        await super()._ask(drive)
+        with pytest.MonkeyPatch.context() as patch:
+            if self.wire_fails:
+                patch.setattr(type(drive), "health", _choke)
+            await super()._ask(drive)
+
+
+async def _choke(_drive: TapeDrive) -> DriveHealth:
+    raise WireReset("LOG SENSE failed: the wire was reset")
 
 
 @asynccontextmanager
@@ -171,6 +181,26 @@ async def test_a_drive_that_fails_at_it_costs_nothing_but_an_event(
         await health.look()
         assert health.document()["asked_ns"] is None
         assert await user.volume.scheduler.submit(JobKind.CONTROL, lambda d: d.test_ready())
+
+
+async def test_a_bridge_that_chokes_on_it_is_not_asked_again(
+    rig: Rig, assert_logs: Callable[..., Announcement]
+) -> None:
+    patient = dataclasses.replace(rig.config, drive_poll_s=0.01)
+    assert_logs("health.stopped .*the wire was reset", 1)
+    assert_logs(r"drive\.away", 2)
+    async with rig.mounted(config=patient) as user:
+        health = Keeper(user)
+        await user.write("/a", b"x" * MIB)
+        await user.sync()
+        health.wire_fails = True
+        for _ in range(3):
+            await health.look()
+            assert user.volume.scheduler.head_block is None, "the head may be anywhere"
+            await until_back(user)
+        assert len(health.asked_s) == 2
+        await user.write("/b", b"y" * MIB)
+        await user.sync()
 
 
 async def test_a_bug_in_it_costs_nothing_but_an_event(

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 # After a failure the drive is asked at once; a drive that fails at everything not more often.
 _PAUSE_S: Final = 5.0
+# A drive that could not answer so often in a row is not asked again during this mount.
+_FAILURES_MAX: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class HealthKeeper:
         self._last: DriveHealth | None = None
         self._asked_ns: int | None = None
         self._trouble_count = 0
+        self._failures_in_row = 0
         self._writing: _Counters | None = None
         self._reading: _Counters | None = None
         self._wanted = trio.Event()
@@ -101,11 +104,21 @@ class HealthKeeper:
             # The lane itself tells of a drive that is away.
             if not leaves_in_doubt(error):
                 telemetry.event(telemetry.HEALTH_UNKNOWN, reason=error)
+            if self._failures_in_row >= _FAILURES_MAX:
+                # Some bridges choke on questions: each would cost a reset, and the position.
+                self._every_s = 0
+                telemetry.event(telemetry.HEALTH_STOPPED, logging.WARNING, reason=error)
         except Exception:  # noqa: BLE001 - logged; the mount, and its end, must outlive a bug here
             telemetry.LOGGER.exception(telemetry.HEALTH_UNKNOWN)
 
     async def _ask(self, drive: TapeDrive) -> None:
-        self._take(await drive.health(), drive.statistics())
+        # A wire that fails is reset, and the head may then be anywhere.
+        head_block, self._lane.head_block = self._lane.head_block, None
+        self._failures_in_row += 1
+        health = await drive.health()
+        self._failures_in_row = 0
+        self._lane.head_block = head_block
+        self._take(health, drive.statistics())
 
     def _take(self, health: DriveHealth, moved: DriveStatistics) -> None:
         record, now_ns = self._record, self._clock_ns()

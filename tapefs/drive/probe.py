@@ -63,7 +63,7 @@ SETTLE_ATTEMPTS_MAX: Final = 30
 _SERIAL_BYTES: Final = 64
 _BUFFERED: Final = 1
 # Densities of LTO-1 to LTO-10, M8 included.
-_LTO_DENSITIES: Final = frozenset(bytes.fromhex("40 42 44 46 58 5A 5C 5D 5E 60 62"))
+LTO_DENSITIES: Final = frozenset(bytes.fromhex("40 42 44 46 58 5A 5C 5D 5E 60 62"))
 # OnStream's drives call themselves tapes but do not speak SSC.
 _ONSTREAM_PRODUCTS: Final = ("SC-", "DI-", "DP-", "USB", "FW-")
 
@@ -288,7 +288,7 @@ async def _capacity_unit_bytes(
     # The standard leaves the unit open: LTO drives count MiB, the older families KiB, and the
     # numbers alone do not tell (34 million is an AIT-1 in KiB and an LTO-10 in MiB).
     density = modes.descriptor.density if modes.descriptor else 0
-    is_lto = density in _LTO_DENSITIES or identity.product.upper().startswith("UL")
+    is_lto = density in LTO_DENSITIES or identity.product.upper().startswith("UL")
     return MIB if is_lto else KIB
 
 

@@ -465,7 +465,9 @@ class TapeDrive(TapeMotion):
 
         Reading clears TapeAlert flags: there must be one reader, and it must keep them.
         """
-        found = await read_health(self._initiator, asks_chip=self._has_chip is not False)
+        # READ ATTRIBUTE has 16 bytes, and ATAPI bridges choke on these; LTO has no such bridges.
+        asks_chip = self.density in probe.LTO_DENSITIES and self._has_chip is not False
+        found = await read_health(self._initiator, asks_chip=asks_chip)
         if found.volume is None:
             self._has_chip = found.attributes is not None
         return found
