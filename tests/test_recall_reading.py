@@ -201,6 +201,24 @@ async def test_the_reading_end_of_a_slow_deadline_is_an_input_output_error(rig: 
         release.set()
 
 
+async def test_whoever_has_a_file_open_reads_from_where_it_stands_now(rig: Rig) -> None:
+    await archive(rig, {"file": 300_000})
+    data = bytearray(content(300_000, 300_000))
+    async with rig.mounted() as user:
+        contents, ino = user.volume.contents, user.find("file").ino
+        await contents.open(ino, write=False)
+        assert await contents.read(ino, 0, len(data)) == data
+        await user.write("file", b"new" * 1000, 100_000)
+        data[100_000:103_000] = b"new" * 1000
+        await user.sync()
+        user.evict_everything()
+        assert await contents.read(ino, 0, len(data)) == data
+        await user.truncate("file", 50_000)
+        await user.truncate("file", 300_000)
+        assert await contents.read(ino, 0, len(data)) == data[:50_000] + bytes(250_000)
+        await contents.release(ino, write=False)
+
+
 # -- kept while there is room
 
 
