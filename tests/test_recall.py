@@ -293,7 +293,7 @@ def test_of_several_volumes_each_from_where_it_is(
 @pytest.mark.parametrize(
     ("words", "code", "sentence"),
     [
-        (["FIRST"], ExitCode.USAGE, "the following arguments are required: --to"),
+        (["FIRST"], ExitCode.USAGE, "only what is in a mount can be recalled without --to"),
         (["FIRST", "--to", "{out}/none"], ExitCode.MOUNTPOINT_UNUSABLE, "name one that exists"),
         (["FIRST", "--to", "{image}"], ExitCode.MOUNTPOINT_UNUSABLE, "Not a directory"),
         (["NONE:x", "--to", "{out}"], ExitCode.USAGE, "'tapefs volumes' lists them"),
@@ -372,6 +372,12 @@ def test_with_a_mount(host: Host, shell: Shell) -> None:
         assert said.endswith("is on the same tape; name a directory on a disk with --to")
         _, said = shell.fails(ExitCode.USAGE, host.mountpoint / "none")
         assert f"'ls {host.mountpoint}' shows what does" in said
+        code, out, _ = shell.run("--json", host.mountpoint / "d", host.mountpoint / "large")
+        found = json.loads(out)
+        assert (code, found["copied_files"], found["to"]) == (0, 12, None)
+        read_count = host.status()["since_mount"]["records_read"]
+        quiet("cmp", host.mountpoint / "d/big", shell.tree / "d/big")
+        assert host.status()["since_mount"]["records_read"] == read_count > 10
         # The drive is in use, but by a mount that can be asked.
         assert shell.ok(host.drive)["copied_files"] > 20
         path = host.mountpoint / "d/small9"

@@ -5,36 +5,32 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import tempfile
 import time
 from collections import Counter
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import xxhash
 
 import tapefs
 from tapefs.archive import manifest_formats
 from tapefs.archive.manifest_formats import ListedFile
-from tapefs.archive.retrieval import CHANGED, NotGiven
 from tapefs.archive.shelf import clean_path, no_such_path
-from tapefs.catalog import HashTable, RecallOrder, ShelfCatalog
-from tapefs.errors import DataMismatch, MediumFailed, UsageError
+from tapefs.archive.tape_order import hashed_in_tape_order
+from tapefs.catalog import ShelfCatalog
+from tapefs.errors import TapefsError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
     from typing import BinaryIO
 
     from tapefs.archive.known_volumes import KnownVolume
     from tapefs.archive.retrieval import Source
-    from tapefs.catalog import Item, Named
+    from tapefs.catalog import HashTable, Named
+    from tapefs.entries import Inode
 
     Report = Callable[[dict[str, Any]], None]
-
-_READ_BYTES: Final = 1 << 20
-_PROGRESS_S: Final = 0.25
 
 
 @dataclass(slots=True)
@@ -181,61 +177,16 @@ def read_hashes(
 
     `lacking` is told what could not be read, and why. Raises what keeps `source` from reading.
     """
-    with ExitStack() as opened:
-        work = opened.enter_context(tempfile.TemporaryDirectory(prefix="tapefs-manifest-"))
-        order = RecallOrder.open(Path(work) / "order.sqlite")
-        opened.callback(order.close)
-        # The names are of no matter here, but each item needs one.
-        order.begin(item for item in source.items(path, b"f") if _is_wanted(item))
-        _, total_bytes = order.content()
-        told = _Told(report, total_bytes)
-        for item in order.waiting_files():
-            try:
-                hashes.add(item.inode, *_hash(source, item, told))
-            except (DataMismatch, MediumFailed, NotGiven) as exc:
-                lacking(item.origin, str(exc))
+    message = "reading files of which no hash is known"
+    for item, found in hashed_in_tape_order(source, [path], _lacks_hash, report, message):
+        if isinstance(found, TapefsError):
+            lacking(item.origin, str(found))
+        else:
+            hashes.add(item.inode, *found)
 
 
-class _Told:
-    """Says how far the reading is, now and then."""
-
-    def __init__(self, report: Report, total_bytes: int) -> None:
-        self._report = report
-        self._total_bytes = total_bytes
-        self._done_bytes = 0
-        self._told_s = time.monotonic()
-
-    def read(self, length: int) -> None:
-        self._done_bytes += length
-        if time.monotonic() - self._told_s >= _PROGRESS_S:
-            self._told_s = time.monotonic()
-            self._report(
-                {
-                    "event": "progress",
-                    "phase": "manifest",
-                    "message": "reading files of which no hash is known",
-                    "done_bytes": self._done_bytes,
-                    "total_bytes": self._total_bytes,
-                }
-            )
-
-
-def _is_wanted(item: Item) -> bool:
-    inode = item.inode
-    return stat.S_ISREG(inode.mode) and None in (inode.sha256, inode.xxh128) and inode.size > 0
-
-
-def _hash(source: Source, item: Item, told: _Told) -> tuple[bytes, bytes]:
-    sha256, xxh128, size = hashlib.sha256(), xxhash.xxh3_128(), item.inode.size
-    with source.opened(item) as read_at:
-        for offset in range(0, size, _READ_BYTES):
-            data = read_at(offset, min(_READ_BYTES, size - offset))
-            if len(data) != min(_READ_BYTES, size - offset):
-                raise NotGiven(CHANGED)
-            sha256.update(data)
-            xxh128.update(data)
-            told.read(len(data))
-    return sha256.digest(), xxh128.digest()
+def _lacks_hash(inode: Inode) -> bool:
+    return None in (inode.sha256, inode.xxh128)
 
 
 def _children(

@@ -37,7 +37,12 @@ def add_parser(commands: shared.Commands) -> None:
         example="tapefs recall FIRST:photos/2031 FIRST:letters --to /home/me/back",
     )
     parser.add_argument("places", metavar="PLACE", nargs="+", help=places.PLACE_HELP)
-    parser.add_argument("--to", metavar="DIR", required=True, help="where to; it must exist")
+    parser.add_argument(
+        "--to",
+        metavar="DIR",
+        help="where to; it must exist. Without it, what is in a mount is read, so that this "
+        "computer has it near",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace files in DIR that differ")
     places.add_place_options(parser)
 
@@ -45,8 +50,10 @@ def add_parser(commands: shared.Commands) -> None:
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     """Recall; see `add_parser`."""
     shared.log_if_wanted(arguments)
-    target = mountpoints.real(arguments.to)
     groups = places.by_volume([places.resolved(text, arguments) for text in arguments.places])
+    if arguments.to is None:
+        return _recall_here(groups, arguments, terminal)
+    target = mountpoints.real(arguments.to)
     _refuse_same_names([place for group in groups.values() for place in group])
     _refuse_own_mount(target, list(groups))
     terminal.if_interrupted = (
@@ -73,6 +80,33 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     return 0
 
 
+def _recall_here(
+    groups: dict[Place, list[Place]], arguments: argparse.Namespace, terminal: Terminal
+) -> int:
+    """Without `--to`: have the mounts read it, which keep what they read."""
+    from tapefs.archive import retrieval  # noqa: PLC0415 - see run
+    from tapefs.archive.tape_order import recall_here  # noqa: PLC0415 - as above
+
+    if any(volume.mountpoint is None for volume in groups):
+        raise UsageError(
+            "only what is in a mount can be recalled without --to DIR; name a directory with --to, "
+            "or mount the tape"
+        )
+    terminal.if_interrupted = "interrupted; what was recalled is near, the same command goes on"
+    found = retrieval.Retrieved()
+    for volume, group in groups.items():
+        origins = [place.path for place in group]
+
+        def work(source: Source, report: Report, origins: list[bytes] = origins) -> Retrieved:
+            return recall_here(source, origins, report)
+
+        with terminal.progress() as progress:
+            found.add(places.with_source(volume, arguments, work, progress))
+    terminal.answer(document(found, None), *_parts(found, "this computer's cache"))
+    _judge(found, "the cache")
+    return 0
+
+
 def _refuse_same_names(wanted: Sequence[Place]) -> None:
     seen: set[bytes] = set()
     for place in wanted:
@@ -90,7 +124,7 @@ def _refuse_own_mount(target: Path, volumes: Sequence[Place]) -> None:
         raise UsageError(f"{target} is on the same tape; name a directory on a disk with --to")
 
 
-def _judge(found: Retrieved, target: Path) -> None:
+def _judge(found: Retrieved, target: Path | str) -> None:
     if found.damaged_count:
         raise DamageFound(
             f"{found.damaged_count} files could not be read as they were written, and are not in "
@@ -103,10 +137,10 @@ def _judge(found: Retrieved, target: Path) -> None:
         )
 
 
-def document(found: Retrieved, target: Path) -> dict[str, object]:
+def document(found: Retrieved, target: Path | None) -> dict[str, object]:
     """What became of a recall, for scripts."""
     return {
-        "to": str(target),
+        "to": None if target is None else str(target),
         "copied_files": found.files_count,
         "copied_bytes": found.copied_bytes,
         "found_files": found.found_count,
@@ -124,7 +158,7 @@ def _listed(items: list[tuple[bytes, str]]) -> list[dict[str, str]]:
     return [{"path": printable(path), "reason": reason} for path, reason in items]
 
 
-def _parts(found: Retrieved, target: Path) -> list[str | Table]:
+def _parts(found: Retrieved, target: Path | str) -> list[str | Table]:
     rate = f", {bytes_text(found.copied_bytes / found.duration_s)}/s" if found.duration_s else ""
     there = f"; {found.found_count:,} were there already, proven" if found.found_count else ""
     summary = (
