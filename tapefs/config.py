@@ -42,8 +42,9 @@ class Config:
     burst_bytes: int | None = None
     # ... or when something has waited this long.
     idle_s: float = 60.0
-    # One segment ends at this size or number of members, whichever comes first.
-    segment_bytes_max: int = 8 * GIB
+    # One segment ends at this size or number of members, whichever comes first. None: what the
+    # drive writes in two minutes.
+    segment_bytes_max: int | None = None
     segment_members_max: int = 50_000
     # A file whose queued bytes exceed this is archived in parts while it is still being written.
     part_bytes_min: int = 256 * MIB
@@ -81,9 +82,9 @@ class Config:
     # Recalls served in a row before a waiting archive burst gets its turn.
     recalls_before_archive: int = 64
     # Archive jobs in a row before a waiting recall gets its turn while the spool is nearly full.
-    archives_before_recall: int = 4
+    archives_before_recall: int = 2
     # So many recalls that came later than others of them may overtake a recall that is far away.
-    recall_overtaken_max: int = 64
+    recall_overtaken_max: int = 32
     # Reads that may wait for tape at one time; more get EAGAIN.
     waiting_recalls_max: int = 1000
     # Local metadata is committed after this time at the latest.
@@ -101,7 +102,7 @@ class Config:
             raise UsageError("spool must be at least 16M; give it a larger value")
         if not 0.0 < self.spool_high_water < 1.0:
             raise UsageError("spool_high_water must lie between 0 and 1, for example 0.7")
-        if self.segment_bytes_max < 4 * RECORD_BYTES_MAX:
+        if self.segment_bytes_max is not None and self.segment_bytes_max < 4 * RECORD_BYTES_MAX:
             raise UsageError("segment_max must be at least 4M; give it a larger value")
 
 

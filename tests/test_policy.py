@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapefs.archive.motion_model import LinearTape, MotionModel, SerpentineTape
-from tapefs.archive.policy import Bounds, JobKind, LaneState, Turns, Waiting, choose
+from tapefs.archive.policy import (
+    Bounds,
+    JobKind,
+    LaneState,
+    Pressure,
+    Turns,
+    Waiting,
+    choose,
+    holds_for_burst,
+)
 
 CONTROL, RECALL = JobKind.CONTROL, JobKind.RECALL
 ARCHIVE, MAINTENANCE = JobKind.ARCHIVE, JobKind.MAINTENANCE
@@ -23,9 +32,9 @@ def state(
     turns: Turns | None = None,
     tape: MotionModel = LINEAR,
     *,
-    pressed: bool = False,
+    pressure: Pressure = Pressure.LOW,
 ) -> LaneState:
-    return LaneState(head, pressed, turns or Turns(), tape, BOUNDS)
+    return LaneState(head, pressure, turns or Turns(), tape, BOUNDS)
 
 
 def recalls(*blocks: int) -> list[Waiting]:
@@ -80,13 +89,26 @@ def test_on_a_serpentine_tape_the_nearest_along_the_tape_goes_first() -> None:
 def test_a_burst_goes_first_when_the_spool_is_pressed() -> None:
     queue = [Waiting(RECALL, 50), Waiting(ARCHIVE)]
     assert choose(queue, state()) == 0
-    assert choose(queue, state(pressed=True)) == 1
-    assert choose(queue, state(turns=Turns(archives_in_row=1), pressed=True)) == 1
+    assert choose(queue, state(pressure=Pressure.HIGH)) == 1
+    assert choose(queue, state(turns=Turns(archives_in_row=1), pressure=Pressure.HIGH)) == 1
 
 
 def test_a_recall_waits_for_no_more_archiving_than_the_bound() -> None:
     queue = [Waiting(RECALL, 50), Waiting(ARCHIVE)]
-    assert choose(queue, state(turns=Turns(archives_in_row=2), pressed=True)) == 0
+    assert choose(queue, state(turns=Turns(archives_in_row=2), pressure=Pressure.HIGH)) == 0
+
+
+def test_a_burst_goes_on_until_most_is_on_tape() -> None:
+    queue, writing = [Waiting(RECALL, 50)], Turns(archives_in_row=1)
+    both = [*queue, Waiting(ARCHIVE)]
+    assert choose(both, state(pressure=Pressure.SOME)) == 0
+    assert choose(both, state(turns=writing, pressure=Pressure.SOME)) == 1
+    assert holds_for_burst(queue, state(turns=writing, pressure=Pressure.SOME))
+    assert not holds_for_burst(queue, state(turns=writing, pressure=Pressure.LOW))
+    assert not holds_for_burst(queue, state(pressure=Pressure.HIGH))
+    assert not holds_for_burst(both, state(turns=writing, pressure=Pressure.HIGH))
+    at_its_bound = Turns(archives_in_row=2)
+    assert not holds_for_burst(queue, state(turns=at_its_bound, pressure=Pressure.HIGH))
 
 
 def test_a_burst_waits_for_no_more_recalls_than_the_bound() -> None:
@@ -114,20 +136,25 @@ def test_only_those_that_came_later_overtake() -> None:
 JOBS = st.tuples(st.sampled_from(JobKind), st.integers(0, 99))
 
 
-@given(st.lists(JOBS, min_size=1), st.none() | st.integers(0, 99), st.booleans(), TAPES)
+@given(
+    st.lists(JOBS, min_size=1),
+    st.none() | st.integers(0, 99),
+    st.sampled_from(Pressure),
+    TAPES,
+)
 def test_everything_is_served_and_archiving_within_its_bound(
-    jobs: list[tuple[JobKind, int]], head: int | None, pressed: bool, tape: MotionModel
+    jobs: list[tuple[JobKind, int]], head: int | None, pressure: Pressure, tape: MotionModel
 ) -> None:
     turns, waited = Turns(), {ARCHIVE: 0, RECALL: 0}
     left = [turns.admit(kind, block) for kind, block in jobs]
     while left:
-        job = left.pop(choose(left, state(head, turns, tape, pressed=pressed)))
+        job = left.pop(choose(left, state(head, turns, tape, pressure=pressure)))
         turns.take(job, head, left)
         for kind, other in ((ARCHIVE, RECALL), (RECALL, ARCHIVE)):
             waits = job.kind is other and any(rest.kind is kind for rest in left)
             waited[kind] = waited[kind] + 1 if waits else 0
         assert waited[ARCHIVE] <= BOUNDS.recalls_before_archive
-        assert waited[RECALL] <= (BOUNDS.archives_before_recall if pressed else len(jobs))
+        assert waited[RECALL] <= BOUNDS.archives_before_recall
         if job.kind is MAINTENANCE:
             assert all(other.kind is MAINTENANCE for other in left)
         head = job.block if job.block is not None else head

@@ -84,7 +84,9 @@ class Archiver:
         self._waiting_since: float | None = None
         self._retry = Retry(config.settle_s)
         self.migration = Migration(catalog, writer, contents, spool, account, config, clock_ns)
-        lane.spool_pressed = self.migration.spool_pressed
+        self._works = False
+        lane.spool_pressure = self.migration.spool_pressure
+        lane.burst_follows = lambda: self._works or self._due()
         lane.on_away = self._drive_is_away
         contents.admission.wake_archiver = self.wake
         contents.sync_to_tape = self.sync
@@ -194,6 +196,7 @@ class Archiver:
         return min(worth_bytes, self._spool.limit_bytes // 4)
 
     async def _work_off(self) -> None:
+        self._works = True
         requests, self._requests = self._requests, []
         segments_before = self.migration.segments
         error: TapefsError | None = TapefsError("the archiver was broken off; see the log")
@@ -202,6 +205,7 @@ class Archiver:
                 everything=bool(requests), finalize=any(request.finalize for request in requests)
             )
         finally:
+            self._works = False
             self.migration.state = "idle"
             self._waiting_since = None
             if error is None:

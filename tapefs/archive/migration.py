@@ -18,6 +18,7 @@ from tapefs.archive.brake import Forecast
 from tapefs.archive.burst import WHOLE_BYTES, Burst
 from tapefs.archive.catalogs import foreign_to
 from tapefs.archive.confirmation import Confirmation
+from tapefs.archive.policy import Pressure, segment_bytes
 from tapefs.archive.selection import Limits, Selection, select
 from tapefs.archive.spool import CACHE_SHARE
 from tapefs.errors import TapefsError
@@ -84,8 +85,14 @@ class Migration:
 
     def spool_pressed(self) -> bool:
         """Whether the spool is above its high water mark with content that tape must take."""
+        return self.spool_pressure() is Pressure.HIGH
+
+    def spool_pressure(self) -> Pressure:
+        """How full the spool is with content that tape must take; cached content counts as well."""
         high = self._config.spool_high_water
-        return self._spool.pressure() > high and self._dirty_share() > high / 4
+        if self._dirty_share() <= high / 4:
+            return Pressure.LOW
+        return Pressure.HIGH if self._spool.pressure() > high else Pressure.SOME
 
     def takes_open_files(self) -> bool:
         """Whether files go to tape in parts while they are written.
@@ -156,7 +163,7 @@ class Migration:
         settle_ns = 0 if pressed else int(self._config.settle_s * 1e9)
         part_bytes_min = min(self._config.part_bytes_min, self._spool.limit_bytes // 8)
         return Limits(
-            bytes_max=self._config.segment_bytes_max,
+            bytes_max=self._segment_bytes_max(),
             members_max=self._config.segment_members_max,
             room_bytes=self._account.tight_room_bytes(WHOLE_BYTES),
             cut_bytes_max=self._config.early_warning_room_bytes,
@@ -166,6 +173,10 @@ class Migration:
             part_bytes_min=1 if pressed else part_bytes_min,
             open_for_writing=self._contents.open_for_writing(),
         )
+
+    def _segment_bytes_max(self) -> int:
+        tape = self._writer.statistics()
+        return self._config.segment_bytes_max or segment_bytes(tape.tape_bytes, tape.tape_s)
 
     async def _write_segment(self, burst: Burst, selection: Selection, epoch: int) -> None:
         self.state, writer = "writing", self._writer

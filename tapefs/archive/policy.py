@@ -4,8 +4,8 @@ Control work (label, sync barriers, eject) goes first. Recalls waiting together 
 order of least motion: on a single track, and where the layout of the tape is not known, in sweeps
 to and fro; on a serpentine tape that is known, the nearest first. An archive burst waits while
 recalls are served, but no longer than `recalls_before_archive` of them in a row, and not at all
-once the spool passes its high water mark: then the burst goes first, because a full spool stops
-every writer. Maintenance runs when nothing else wants the drive.
+once the spool passes its high water mark: then it goes first, because a full spool stops every
+writer, and keeps the drive until most is on tape. Maintenance runs when nothing else wants it.
 
 Nobody starves; the bounds are in the configuration. A recall is overtaken by no more than
 `recall_overtaken_max` others that came in after a later one had been served, and by no more than
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _BURST_S: Final = 27.0
 _BURST_BYTES_START: Final = 2 * GIB
 _BURST_BYTES_MIN: Final = 64 * MIB
+_SEGMENT_S: Final = 120.0
+_SEGMENT_BYTES_MIN: Final = 256 * MIB
 # A rate taken over less than this is no rate.
 _RATE_S_MIN: Final = 1.0
 
@@ -41,6 +43,14 @@ class JobKind(enum.Enum):
     RECALL = "recall"
     ARCHIVE = "archive"
     MAINTENANCE = "maintenance"
+
+
+class Pressure(enum.IntEnum):
+    """How full the spool is with what tape must take: HIGH above its high water mark."""
+
+    LOW = 0
+    SOME = 1
+    HIGH = 2
 
 
 @dataclass(slots=True)
@@ -102,7 +112,7 @@ class LaneState:
     """What the choice depends on besides the queue. `tape` is what is known of its layout."""
 
     head_block: int | None
-    spool_pressed: bool
+    pressure: Pressure
     turns: Turns
     tape: MotionModel
     bounds: Bounds
@@ -124,12 +134,25 @@ def choose(queue: Sequence[Waiting], state: LaneState) -> int:
     return by_kind[JobKind.MAINTENANCE][0]
 
 
+def holds_for_burst(queue: Sequence[Waiting], state: LaneState) -> bool:
+    """Whether to wait for the next tape file of a burst rather than serve who is in `queue`.
+
+    Between two of them the archiver needs a moment; a recall there costs two long searches.
+    """
+    goes_on = state.turns.archives_in_row > 0 and _presses(state)
+    return goes_on and all(job.kind in (JobKind.RECALL, JobKind.MAINTENANCE) for job in queue)
+
+
+def _presses(state: LaneState) -> bool:
+    """Whether the spool wants the drive: from its high water mark on, until most is on tape."""
+    archives_in_row = state.turns.archives_in_row
+    wanted = state.pressure is Pressure.HIGH or (archives_in_row > 0 and state.pressure > 0)
+    return wanted and archives_in_row < state.bounds.archives_before_recall
+
+
 def _archive_goes_first(state: LaneState) -> bool:
     """Whether archiving comes before the recalls that wait as well."""
-    turns, bounds = state.turns, state.bounds
-    if state.spool_pressed:
-        return turns.archives_in_row < bounds.archives_before_recall
-    return turns.recalls_in_row >= bounds.recalls_before_archive
+    return _presses(state) or state.turns.recalls_in_row >= state.bounds.recalls_before_archive
 
 
 def _choose_recall(queue: Sequence[Waiting], recalls: list[int], state: LaneState) -> int:
@@ -163,6 +186,16 @@ def _next_in_sweep(queue: Sequence[Waiting], recalls: list[int], state: LaneStat
     if goes_up:
         return min((index for index in recalls if block(index) >= head), key=block)
     return max((index for index in recalls if block(index) <= head), key=block)
+
+
+def segment_bytes(written_bytes: int, written_s: float) -> int:
+    """How much goes into one tape file at most: what the drive writes in two minutes.
+
+    Each ends in a stop of some three seconds, and recalls wait for its end.
+    """
+    if written_s < _RATE_S_MIN:
+        return _BURST_BYTES_START
+    return int(max(_SEGMENT_BYTES_MIN, _SEGMENT_S * written_bytes / written_s))
 
 
 def burst_bytes(written_bytes: int, written_s: float) -> int:

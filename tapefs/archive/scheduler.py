@@ -24,12 +24,21 @@ import trio
 
 from tapefs import telemetry
 from tapefs.archive.motion_model import tape_of
-from tapefs.archive.policy import Bounds, JobKind, LaneState, Turns, Waiting, choose
+from tapefs.archive.policy import (
+    Bounds,
+    JobKind,
+    LaneState,
+    Pressure,
+    Turns,
+    Waiting,
+    choose,
+    holds_for_burst,
+)
 from tapefs.archive.resumption import Away, leaves_in_doubt, what_happened
 from tapefs.errors import DriveGone, Fault, NotReady, TapefsError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from tapefs.archive.motion_model import MotionModel
     from tapefs.config import Config
@@ -43,6 +52,11 @@ _CLOSED: Final = "the drive is not served any more; mount the tape again"
 # After a look that failed for another reason than that something is missing, the next one comes
 # after so many times the usual pause: it may have moved the tape.
 _PAUSES_AFTER_ERROR: Final = 15
+
+
+# The lane waits this long at most for the next tape file of a burst, and looks this often.
+_HOLD_S: Final = 5.0
+_LOOK_S: Final = 0.1
 
 
 class Lookout(Protocol):
@@ -88,7 +102,8 @@ class _Job:
 class Scheduler:
     """Owns the drive and serves jobs one at a time.
 
-    `spool_pressed` is asked before each choice whether the spool is above its high water mark.
+    `spool_pressure` is asked before each choice how full the spool is, and `burst_follows` whether
+    the archiver is going to have another job at once.
     `on_away` is told whenever the lane goes away, finds out more about why, or is back (None).
     `after_job` sees the drive when a job has ended; it must send it nothing.
     """
@@ -99,12 +114,15 @@ class Scheduler:
         lookout: Lookout,
         config: Config,
         clock_ns: Callable[[], int] = time.time_ns,
+        policy: Callable[[Sequence[Waiting], LaneState], int] = choose,
     ) -> None:
         self._drive = drive
         self._lookout = lookout
         self._config = config
         self._clock_ns = clock_ns
-        self.spool_pressed: Callable[[], bool] = lambda: False
+        self._policy = policy
+        self.spool_pressure: Callable[[], Pressure] = lambda: Pressure.LOW
+        self.burst_follows: Callable[[], bool] = lambda: False
         self.on_away: Callable[[Away | None], None] = lambda _: None
         self.after_job: Callable[[TapeDrive], None] = lambda _: None
         self._queue: list[_Job] = []
@@ -189,7 +207,7 @@ class Scheduler:
                 await trio.lowlevel.checkpoint_if_cancelled()
                 if self.away is not None:
                     await self._bring_back(self.away)
-                else:
+                elif await self._may_choose():
                     await self._run_one(self._take_next())
         finally:
             self._closed = True
@@ -217,20 +235,29 @@ class Scheduler:
             else:
                 telemetry.event(telemetry.DRIVE_CHECK_FAILED, logging.WARNING, reason=error)
 
-    def _take_next(self) -> _Job:
+    async def _may_choose(self) -> bool:
+        """Wait while a burst holds the lane; false when nobody is in the queue any more."""
+        with trio.move_on_after(_HOLD_S):
+            while self.burst_follows() and holds_for_burst(self._waiting(), self._state()):
+                self._arrived = trio.Event()
+                with trio.move_on_after(_LOOK_S):
+                    await self._arrived.wait()
+        return bool(self._queue)
+
+    def _waiting(self) -> list[Waiting]:
+        return [job.waiting for job in self._queue]
+
+    def _state(self) -> LaneState:
         config = self._config
-        state = LaneState(
-            head_block=self.head_block,
-            spool_pressed=self.spool_pressed(),
-            turns=self._turns,
-            tape=self.tape,
-            bounds=Bounds(
-                config.recalls_before_archive,
-                config.archives_before_recall,
-                config.recall_overtaken_max,
-            ),
+        bounds = Bounds(
+            config.recalls_before_archive,
+            config.archives_before_recall,
+            config.recall_overtaken_max,
         )
-        job = self._queue.pop(choose([job.waiting for job in self._queue], state))
+        return LaneState(self.head_block, self.spool_pressure(), self._turns, self.tape, bounds)
+
+    def _take_next(self) -> _Job:
+        job = self._queue.pop(self._policy(self._waiting(), self._state()))
         self._turns.take(job.waiting, self.head_block, (left.waiting for left in self._queue))
         return job
 

@@ -131,7 +131,6 @@ class TapeWriter:
         To be followed by `learn`. Raises WrongTape when the end of data is elsewhere, the drive's
         errors, and StateUnusable when a local file cannot be read.
         """
-        started = trio.current_time()
         self._progress = AppendProgress()
         send, receive = trio.open_memory_channel["list[array[int]] | None"](_BATCHES - 2)
         count = max(1, self._config.record_queue_count // _BATCHES)
@@ -159,9 +158,6 @@ class TapeWriter:
             raise _root_cause(group) from group
         finally:
             self.is_near_end |= progress.early_warning
-        written = self._progress.records_written * self.settings.record_bytes
-        self._tape_bytes += written
-        self._tape_s += trio.current_time() - started
         self._progress = AppendProgress()
 
     async def _write(
@@ -178,10 +174,15 @@ class TapeWriter:
                 scheduler.head_block = None
                 await go_to_end(drive, start)
             scheduler.head_block = None
+            started = trio.current_time()
             await append(drive, whole, self.buffers, self._progress)
+            # The drive's rate: without what was spent waiting for the lane, and searching.
+            self._tape_s += trio.current_time() - started
             self._account.counts_twice = True
             geometry = self.settings.geometry
-            blocks = self._progress.records_written * geometry.blocks_per_record
+            self._tape_bytes += self._progress.records_written * geometry.record_bytes
+            self._progress, progress = AppendProgress(), self._progress
+            blocks = progress.records_written * geometry.blocks_per_record
             scheduler.head_block = end_block = start.block + blocks + 1
             end_bytes = geometry.bytes_before(end_block)
             await measure_room(drive, self._account, self._config, end_bytes)

@@ -1,0 +1,141 @@
+"""Files come in all the time while others are recalled: the real lane and policy, and an archiver
+and a spool of which only the amounts are modelled.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from benchmarks.lane_simulation import RECORD_BYTES, Lane, Outcome, in_virtual_time, random_files
+from tapefs.archive.policy import JobKind, Pressure, burst_bytes, segment_bytes
+from tapefs.config import Config
+
+if TYPE_CHECKING:
+    from benchmarks.lane_simulation import Machine, Policy
+    from tapefs.archive.recall_order import Span
+
+_TICK_S: Final = 1.0
+_CONFIG = Config(drive_check_s=1e9)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What comes: bytes in a steady stream, and at random moments somebody who recalls so many
+    files at once. `spool_bytes` of room.
+
+    With `in_bursts` the archiver waits until a burst is worth while, as the real one does;
+    without, it writes whatever there is.
+    """
+
+    ingest_bytes_per_s: float
+    recalls_per_s: float
+    recalls_at_once: int
+    file_bytes: int
+    spool_bytes: int
+    duration_s: float
+    in_bursts: bool = True
+
+
+@dataclass(slots=True)
+class Mixed:
+    """What came of it."""
+
+    recalls: Outcome
+    blocked_s: float = 0.0
+    accepted_bytes: float = 0.0
+
+    def loss(self, load: Load) -> float:
+        """Which share of the time writers could not go on."""
+        return self.blocked_s / load.duration_s
+
+
+class _Spool:
+    def __init__(self, load: Load, found: Mixed) -> None:
+        self.load, self.found = load, found
+        self.pending_bytes = 0.0
+
+    def pressure(self) -> Pressure:
+        """As `Migration.spool_pressure` has it."""
+        high, share = Config().spool_high_water, self.pending_bytes / self.load.spool_bytes
+        return Pressure((share > high / 4) + (share > high))
+
+    async def fill(self) -> None:
+        more = self.load.ingest_bytes_per_s * _TICK_S
+        while True:
+            await trio.sleep(_TICK_S)
+            if self.pending_bytes + more > self.load.spool_bytes:
+                self.found.blocked_s += _TICK_S
+            else:
+                self.pending_bytes += more
+                self.found.accepted_bytes += more
+
+
+async def _archive(lane: Lane, spool: _Spool, end_block: int) -> None:
+    machine = lane.machine
+    rate, load = machine.rate_bytes_per_s, spool.load
+    spool_share = load.spool_bytes / 4
+    worth = min(float(burst_bytes(int(rate * 60), 60.0)), spool_share)
+    if load.in_bursts:
+        lane.scheduler.burst_follows = lambda: spool.pending_bytes >= worth
+    most = float(segment_bytes(int(rate * 60), 60.0))
+    while True:
+        if spool.pending_bytes < (worth if load.in_bursts else RECORD_BYTES):
+            await trio.sleep(_TICK_S)
+            continue
+        size = 0.0
+
+        async def segment(_drive: object) -> None:
+            nonlocal size, end_block
+            size = min(spool.pending_bytes, most)
+            await lane.move(end_block)
+            await lane.transfer(int(size // RECORD_BYTES))
+            await trio.sleep(machine.stop_s)
+            end_block = lane.scheduler.head_block or end_block
+
+        await lane.scheduler.submit(JobKind.ARCHIVE, segment)
+        spool.pending_bytes -= size
+
+
+def mixed(machine: Machine, load: Load, policy: Policy, seed: int) -> Mixed:
+    """Let it run; recalls that are waiting at the end are waited for."""
+
+    async def recalls(lane: Lane, waited: trio.Nursery, files: list[Span]) -> None:
+        dice = random.Random(seed + 1)
+        while files:
+            await trio.sleep(dice.expovariate(load.recalls_per_s / load.recalls_at_once))
+            for _ in range(min(load.recalls_at_once, len(files))):
+                waited.start_soon(lane.recall, files.pop())
+
+    found = Mixed(Outcome())
+
+    async def work() -> Outcome:
+        # The tape is half full.
+        end_block = machine.block_count // 2
+        count = int(load.duration_s * load.recalls_per_s)
+        half = [
+            (start // 2, start // 2 + end - start)
+            for start, end in random_files(machine, count, load.file_bytes, seed)
+        ]
+        spool = _Spool(load, found)
+        async with trio.open_nursery() as nursery:
+            lane = Lane(machine, policy, nursery, _CONFIG)
+            lane.outcome = found.recalls
+            lane.scheduler.spool_pressure = spool.pressure
+            await nursery.start(lane.scheduler.run)
+            async with trio.open_nursery() as background:
+                background.start_soon(spool.fill)
+                background.start_soon(_archive, lane, spool, end_block)
+                with trio.move_on_after(load.duration_s):
+                    async with trio.open_nursery() as waited:
+                        await recalls(lane, waited, half)
+                        await trio.sleep_forever()
+                background.cancel_scope.cancel()
+            nursery.cancel_scope.cancel()
+        return found.recalls
+
+    in_virtual_time(work)
+    return found
