@@ -71,6 +71,8 @@ class Config:
     recall_deadline_s: float = 3600.0
     # So often in all a recall is tried when the drive is lost while it runs.
     recall_attempts_max: int = 3
+    # One file is read on for this long at most while others wait for the drive.
+    recall_run_s: float = 60.0
     # While the drive or its cartridge is away, it is looked for this often.
     drive_poll_s: float = 2.0
     # A drive that nobody uses is asked this often whether it is still there.

@@ -220,6 +220,7 @@ class RecallService:
             self._scheduler,
             self._geometry,
             self._counters,
+            self._config.recall_run_s,
         )
         try:
             await run.read_from(drive, first)

@@ -52,21 +52,16 @@ class RecallDemand:
         self.wake(key)
         return True
 
-    async def wants_more(
-        self, sequence: int, first: int, record: int, known_count: int, *, may_linger: bool
-    ) -> bool:
+    async def wants_more(self, sequence: int, first: int, record: int, known_count: int) -> bool:
         """Whether the run that started at `first` goes on with `record`.
 
-        What readers wait for is always wanted; more than that only if the run `may_linger`,
-        because nobody else wants the drive. Read-ahead grows with what a reader has taken, so that
-        one small file from the middle of a slow tape does not drag megabytes with it; it ends with
-        the `known_count` records whose checksums are known.
+        Somebody who reads on needs a moment to ask, and is waited for. Read-ahead grows with what a
+        reader has taken, so that one small file from the middle of a slow tape does not drag
+        megabytes with it; it ends with the `known_count` records whose checksums are known.
         """
         end = record + self.ahead_count
         if any(seq == sequence and record <= at <= end for seq, at in self.wanted):
             return True
-        if not may_linger:
-            return False
         with trio.move_on_after(_LINGER_S):
             while not self.reads_ahead(sequence, first, record, known_count):
                 self._news = trio.Event()

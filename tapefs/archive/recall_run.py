@@ -9,6 +9,7 @@ and with it what came after, so that files are hashed in order; the second time 
 from __future__ import annotations
 
 import logging
+import math
 from array import array
 from collections import deque
 from dataclasses import dataclass
@@ -72,7 +73,9 @@ class RecallRun:
         scheduler: Scheduler,
         geometry: Geometry,
         counters: RecallCounters,
+        duration_s: float,
     ) -> None:
+        """While others wait for the drive, the run ends `duration_s` after its first record."""
         self._tape_file = tape_file
         self._sequence = tape_file.sequence
         self._demand = demand
@@ -81,6 +84,8 @@ class RecallRun:
         self._scheduler = scheduler
         self._geometry = geometry
         self._counters = counters
+        self._duration_s = duration_s
+        self._ends_at = math.inf
         # What the drive reads next, or failed to read.
         self.record = self._first = 0
         self._unjudged: deque[_Unjudged] = deque()
@@ -129,11 +134,11 @@ class RecallRun:
                 return
 
     async def _wants_more(self) -> bool:
+        # Whoever reads on is served also while others wait: to come back takes a long search.
+        if trio.current_time() >= self._ends_at and self._scheduler.others_waiting():
+            return False
         known_count = len(self._tape_file.crcs) // 4
-        may_linger = not self._scheduler.others_waiting()
-        return await self._demand.wants_more(
-            self._sequence, self._first, self.record, known_count, may_linger=may_linger
-        )
+        return await self._demand.wants_more(self._sequence, self._first, self.record, known_count)
 
     async def _bring(self, drive: TapeDrive) -> None:
         key = (self._sequence, self.record)
@@ -176,6 +181,8 @@ class RecallRun:
         self._unjudged.append(_Unjudged(self.record, memoryview(data), length_bytes, crc))
         self._arrived.set()
         self.record += 1
+        # From the first record on: to get there may have taken longer.
+        self._ends_at = min(self._ends_at, trio.current_time() + self._duration_s)
 
     async def _read_records(
         self, drive: TapeDrive, buffers: Sequence[array[int]]
