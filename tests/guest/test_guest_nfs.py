@@ -89,12 +89,15 @@ rm "$M/in/d/e/file 5"
 echo new >"$M/in/d/e/new"
 fails cmp "file 5" "$S/d/e/file 5"
 cd /job
-exec 5<&- 6<&- 7<&-
+exec 5<&- 6<&- 7<&- 8<"$C/in/d/e"
+ls -d /proc/$$/fd/8/
 unserved
 served /job/b.tap
-for n in $(seq 30); do echo "other $n" >$M/$n; done
+for n in $(seq 30); do mkdir $M/$n && echo foreign >$M/$n/foreign; done
+fails ls /proc/$$/fd/8/
+ls /proc/$$/fd/8/ 2>&1 | grep 'Stale file handle'
 fails cat $C/in/moved
-fails cat $C/in/d/data
+exec 8<&-
 umount -l $C
 unserved
 """
