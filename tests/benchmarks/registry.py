@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from benchmarks import bulk, listing, scale, small_files
+from benchmarks import bulk, listing, recalls, scale, small_files
 
 if TYPE_CHECKING:
     from benchmarks.row import Row
 
-ROWS: Final[tuple[Row, ...]] = (*bulk.ROWS, *small_files.ROWS, *listing.ROWS, *scale.ROWS)
+ROWS: Final[tuple[Row, ...]] = (
+    *bulk.ROWS,
+    *small_files.ROWS,
+    *listing.ROWS,
+    *scale.ROWS,
+    *recalls.ROWS,
+)
