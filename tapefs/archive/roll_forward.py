@@ -19,6 +19,7 @@ from tapefs.entries import TapeFile, TapeFileKind
 from tapefs.errors import DamagedTape, MediumFailed, WrongTape
 from tapefs.volume.journal_file import read_crcs, read_entries
 from tapefs.volume.session import fetch_span, read_tail, tail_before_head, torn_file
+from tapefs.volume.short_file import read_short
 from tapefs.volume.tail import NoTail, Tail
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from tapefs.catalog import TapeView
     from tapefs.drive import TapeAddress, TapeDrive
+    from tapefs.volume.short_file import RecordSource
 
     Report = Callable[[dict[str, Any]], None]
 
@@ -62,6 +64,8 @@ class RollForward:
         self._unread: dict[int, DamagedTape | MediumFailed] = {}
         # What whoever wrote the last tail took for torn, whatever it looks like here.
         self._passed_over: frozenset[int] = frozenset()
+        # How many records each tape file that is no torn one has, as that tail says.
+        self._listed: dict[int, int] = {}
         self.learned_count = 0
 
     async def run(self, last_file_end: int, last: TapeFile | None = None) -> None:
@@ -75,8 +79,6 @@ class RollForward:
         if self._next_start().block <= last_file_end:
             self._passed_over = await self._judgement_at_end(last_file_end, last)
         while (start := self._next_start()).block <= last_file_end:
-            await self._drive.locate(start)
-            after = await self._drive.pass_tape_file()
             self._report(
                 {
                     "event": "progress",
@@ -86,7 +88,16 @@ class RollForward:
                     "total_bytes": geometry.bytes_before(last_file_end),
                 }
             )
-            await self._learn_file(start, after - 1 - start.block)
+            await self._drive.locate(start)
+            listed_count = self._listed.get(start.file, 0)
+            short = await read_short(self._drive, start, listed_count, geometry)
+            if short is not None:
+                block_count = listed_count * geometry.blocks_per_record
+                await self._learn_file(start, block_count, short)
+                continue
+            await self._drive.locate(start)
+            after = await self._drive.pass_tape_file()
+            await self._learn_file(start, after - 1 - start.block, self._drive)
 
     def note_unclosed(self, block_count: int) -> None:
         """Behind the last filemark stand `block_count` blocks, and that is not to be changed."""
@@ -110,13 +121,13 @@ class RollForward:
             return self._geometry.first_tape_file
         return self._geometry.end_address(last)
 
-    async def _learn_file(self, start: TapeAddress, block_count: int) -> None:
+    async def _learn_file(self, start: TapeAddress, block_count: int, source: RecordSource) -> None:
         settings = self._view.settings
         sequence = start.file
         record_count = self._geometry.whole_records(block_count)
         tail = None
         if record_count and sequence not in self._passed_over:
-            tail = await self._tail(start, record_count)
+            tail = await self._tail(source, start, record_count)
         if tail is None:
             self._torn.append(torn_file(start, block_count))
             return
@@ -135,7 +146,7 @@ class RollForward:
         index = self._work / f"fetched-{sequence}"
         try:
             try:
-                tape_file = await self._fetch(tail, index)
+                tape_file = await self._fetch(source, tail, index)
             except (DamagedTape, MediumFailed) as exc:
                 self._put_off(torn_file(start, block_count), tail, exc)
                 return
@@ -170,13 +181,19 @@ class RollForward:
         if tail.volume_uuid != self._view.settings.volume_uuid or tail.first_block > last_file_end:
             return frozenset()
         torn = [file for file in tail.since_checkpoint if file.kind is TapeFileKind.TORN]
+        self._listed = {
+            file.sequence: file.record_count
+            for file in tail.since_checkpoint
+            if file.kind is not TapeFileKind.TORN
+        }
+        self._listed[tail.sequence] = tail.record_count
         return frozenset(file.sequence for file in torn if not file.salvaged)
 
-    async def _fetch(self, tail: Tail, index: Path) -> TapeFile:
+    async def _fetch(self, source: RecordSource, tail: Tail, index: Path) -> TapeFile:
         """Copy the journal or catalog of the tape file that ends in `tail` to `index`."""
         try:
             return await fetch_span(
-                self._drive, tail, tail.index, self._geometry, index, lambda *_: None
+                source, tail, tail.index, self._geometry, index, lambda *_: None
             )
         except (DamagedTape, MediumFailed) as exc:
             if tail.kind is not TapeFileKind.CHECKPOINT:
@@ -197,10 +214,12 @@ class RollForward:
                 index_bytes=tail.index.length,
             )
 
-    async def _tail(self, start: TapeAddress, record_count: int) -> Tail | None:
+    async def _tail(
+        self, source: RecordSource, start: TapeAddress, record_count: int
+    ) -> Tail | None:
         address = self._geometry.record_address(start.file, start.block, record_count - 1)
         try:
-            return await read_tail(self._drive, address, self._geometry)
+            return await read_tail(source, address, self._geometry)
         except NoTail:
             return None
         except DamagedTape as exc:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from tapefs.drive import TapeAddress, TapeDrive
     from tapefs.volume.records import RecordBuffers
+    from tapefs.volume.short_file import RecordSource
     from tapefs.volume.tail import MemberSpan
 
 # What a foreign first block may measure at most to be looked at; larger ones are foreign anyway.
@@ -209,7 +210,7 @@ async def close_torn(drive: TapeDrive, end: EndOfTape) -> None:
     await drive.write_filemarks(1)
 
 
-async def read_tail(drive: TapeDrive, address: TapeAddress, geometry: Geometry) -> Tail:
+async def read_tail(drive: RecordSource, address: TapeAddress, geometry: Geometry) -> Tail:
     """The tail in the record at `address`. Raises NoTail, CorruptTail."""
     buffer: array[int] = array("B", bytes(geometry.record_bytes))
     try:
@@ -237,7 +238,7 @@ async def tail_before_head(drive: TapeDrive, geometry: Geometry) -> Tail:
 
 
 async def fetch_span(
-    drive: TapeDrive,
+    drive: RecordSource,
     tail: Tail,
     span: MemberSpan,
     geometry: Geometry,
@@ -287,7 +288,7 @@ async def fetch_span(
     )
 
 
-async def _read_whole(drive: TapeDrive, buffer: array[int], what: str) -> None:
+async def _read_whole(drive: RecordSource, buffer: array[int], what: str) -> None:
     """Fill `buffer` from the next record. Raises DamagedTape unless it has exactly that length."""
     try:
         length = await drive.read_block(buffer)
