@@ -31,6 +31,17 @@ def add_parser(commands: shared.Commands) -> None:
 
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     """Print; see `add_parser`."""
+    script = completion_script(arguments.shell)
+    if arguments.json:
+        terminal.answer({"shell": arguments.shell, "script": script})
+    else:
+        # Not for reading: a terminal must not wrap it.
+        sys.stdout.write(script)
+    return 0
+
+
+def completion_script(shell: str) -> str:
+    """What bash or zsh completes commands from."""
     import shtab  # noqa: PLC0415 - no other command needs it
 
     from tapefs.cli import build_parser  # noqa: PLC0415 - which has to know this module
@@ -51,13 +62,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
             # zsh shows the description, of which one line is no sentence.
             for choice in action._get_subactions():
                 action.choices[choice.dest].description = choice.help
-    script = shtab.complete(parser, arguments.shell)
-    if arguments.json:
-        terminal.answer({"shell": arguments.shell, "script": script})
-    else:
-        # Not for reading: a terminal must not wrap it.
-        sys.stdout.write(script)
-    return 0
+    return shtab.complete(parser, shell)
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[Any]:
