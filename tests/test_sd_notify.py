@@ -74,7 +74,7 @@ def listener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Listene
 def command(host: Host, name: str) -> list[str]:
     """`ExecStart` or `ExecStop` of the unit, for this host."""
     (line,) = re.findall(rf"^{name}=-?(.*)$", UNIT.read_text(), re.MULTILINE)
-    line = line.replace("/usr/local/bin/tapefs", str(PROGRAMS / "tapefs"))
+    line = re.sub("^tapefs ", f"{PROGRAMS / 'tapefs'} ", line)
     line = line.replace("/var/lib/tapefs", str(host.state))
     values = {"DRIVE": host.drive, "MOUNTPOINT": str(host.mountpoint), "OPTIONS": "defaults"}
     return [re.sub(r"\$\{(\w+)\}", lambda m: values[m[1]], word) for word in shlex.split(line)]
@@ -246,7 +246,9 @@ def test_what_stays_the_same_is_repeated_for_the_extension_only(listener: Listen
 def test_systemd_understands_the_unit(tmp_path: Path) -> None:
     """systemd-analyze warns of words that it does not know, and so ignores."""
     unit = tmp_path / "tapefs@tape.service"
-    unit.write_text(UNIT.read_text().replace("/usr/local/bin", str(PROGRAMS)))
+    unit.write_text(
+        re.sub("^(Exec.*=-?)tapefs", rf"\1{PROGRAMS}/tapefs", UNIT.read_text(), flags=re.MULTILINE)
+    )
     done = run(["systemd-analyze", "verify", "--man=no", unit])
     assert (done.code, done.stdout, done.stderr) == (0, "", "")
 

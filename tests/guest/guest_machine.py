@@ -72,6 +72,39 @@ echo o >/proc/sysrq-trigger
 while :; do :; done
 """
 
+# The same under a real systemd, which then stops what it has started, and switches off.
+START_SYSTEMD = r"""
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+: >/etc/fstab
+ln -sf /dev/null /etc/systemd/system/systemd-tmpfiles-setup.service # /tmp is this machine's
+rm -rf /etc/systemd/system/*.wants /etc/systemd/system/*.requires
+cat >/etc/systemd/system/guest.target <<END
+[Unit]
+Requires=basic.target systemd-udevd.service guest-job.service
+After=basic.target
+AllowIsolate=yes
+END
+cat >/etc/systemd/system/guest-job.service <<END
+[Unit]
+After=basic.target systemd-udev-trigger.service
+[Service]
+Type=oneshot
+Environment=PATH=@path@:$PATH
+Environment=HOME=/root TERM=dumb LC_ALL=C.UTF-8 EXCHANGE=/exchange PYTHONDONTWRITEBYTECODE=1
+WorkingDirectory=/job
+ExecStart=/bin/bash -c 'bash -eux /exchange/job; echo "guest: the job ended with \$\$?"'
+ExecStartPost=/bin/systemctl poweroff --no-block
+StandardInput=null
+StandardOutput=tty
+StandardError=tty
+TTYPath=/dev/ttyS0
+END
+mkdir -p /etc/systemd/journald.conf.d
+printf '[Journal]\nStorage=volatile\nForwardToConsole=yes\nMaxLevelConsole=info\n' \
+    >/etc/systemd/journald.conf.d/guest.conf
+exec /lib/systemd/systemd --system --unit=guest.target --show-status=no
+"""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -103,18 +136,24 @@ def kernel_release() -> str | None:
 
 
 def run_job(
-    script: str, exchange: Path, *, devices: Sequence[str] = (), deadline_s: float = 300
+    script: str,
+    exchange: Path,
+    *,
+    devices: Sequence[str] = (),
+    start: str = START,
+    deadline_s: float = 300,
 ) -> Outcome:
     """Boot, run `script` under bash -eux, power off. Nothing is left running.
 
     `exchange` is a directory of the test's own that guest and test share; `devices` are more
-    arguments for QEMU. A guest that is not done after `deadline_s` is switched off.
+    arguments for QEMU; `start` is what becomes the first process. A guest that is not done after
+    `deadline_s` is switched off.
     """
     release = kernel_release()
     assert release is not None, "no kernel"
     initramfs = exchange / "initramfs"
     initramfs.write_bytes(_initramfs(release))
-    (exchange / "start").write_text(START.replace("@path@", str(HOME / ".venv/bin")))
+    (exchange / "start").write_text(start.replace("@path@", str(HOME / ".venv/bin")))
     (exchange / "job").write_text(script)
     console = exchange / "console"
     began_s = time.monotonic()

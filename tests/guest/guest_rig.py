@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from guest_machine import HERE, HOST_ADDRESS, Outcome, run_job
+from guest_machine import HERE, HOST_ADDRESS, START, Outcome, run_job
 
 from tapefs.emulator.medium import VirtualCartridge
 
@@ -25,7 +25,7 @@ cd $EXCHANGE
 ATTACH = """
 modprobe -a vhci-hcd usb-storage st sg
 python3 {here}/guest_attach.py {host} {port}
-appears $T
+{until}
 """
 
 
@@ -50,11 +50,14 @@ def with_drive(
     *,
     before: str = "",
     devices: Sequence[str] = (),
+    until: str = "appears $T",
+    start: str = START,
     deadline_s: float = 300,
 ) -> Served:
     """Attach a drive with this cartridge in a new guest, then run `script` there.
 
-    `before` runs before that; `devices` are more arguments for QEMU.
+    `before` runs before that, and `until` waits until the drive can be used; `devices` are more
+    arguments for QEMU.
     """
     words = ["cartridge", "serve", str(cartridge), "--once", "--listen", "127.0.0.1:0"]
     errors = exchange / "server"
@@ -68,9 +71,9 @@ def with_drive(
             assert server.stdout is not None
             hint = next(line for line in server.stdout if line.startswith(b"attach it"))
             port = int(hint.split(b"--tcp-port ")[1].split()[0])
-            attach = ATTACH.format(here=HERE, host=HOST_ADDRESS, port=port)
+            attach = ATTACH.format(here=HERE, host=HOST_ADDRESS, port=port, until=until)
             job = FUNCTIONS + before + attach + script + "\ndmesg"
-            outcome = run_job(job, exchange, devices=devices, deadline_s=deadline_s)
+            outcome = run_job(job, exchange, devices=devices, start=start, deadline_s=deadline_s)
             if "attached by" not in errors.read_text():
                 server.terminate()
             assert server.wait(60) == 0, errors.read_text()
