@@ -57,6 +57,14 @@ def test_staged_rows_and_their_totals(path: Path) -> None:
     catalog.close(clean=True)
 
 
+def test_a_row_that_waited_to_be_written_is_not_hidden_by_an_earlier_look(catalog: Catalog) -> None:
+    row = Staged(5, [(0, 10)], [(0, 10)], 1)
+    catalog.save_staged(row)
+    catalog.prefetch_staged([5])
+    catalog.commit()
+    assert catalog.load_staged(5) == row
+
+
 def test_staged_rows_may_go_while_one_looks_through_them(catalog: Catalog) -> None:
     for ino in range(2, 2502):
         catalog.save_staged(Staged(ino, [(0, 1)], [], ino))

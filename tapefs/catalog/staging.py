@@ -86,6 +86,8 @@ class StagedTable:
 
     def prefetch(self, inos: Collection[int]) -> None:
         """Have at hand what `load` will be asked of some hundred files, in one query."""
+        # First: what is written after this must not be hidden by what was not there yet.
+        self.write()
         self._fetched = dict.fromkeys(inos)
         for row in self._database.rows(
             f"{_SELECT} WHERE ino IN (SELECT value FROM json_each(?) AS listed)",
