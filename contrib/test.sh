@@ -24,5 +24,5 @@ stage 11 "lint" .venv/bin/ruff check
 stage 12 "format" .venv/bin/ruff format --check
 stage 13 "types" .venv/bin/mypy
 stage 14 "layers" .venv/bin/lint-imports
-stage 15 "tests" .venv/bin/pytest "$@"
+stage 15 "tests" .venv/bin/pytest -n auto --dist worksteal "$@"
 printf '\ntest: everything passed\n'
