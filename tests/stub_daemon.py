@@ -31,6 +31,7 @@ class MountRequest:
     kernel_flags: tuple[str, ...]
     foreground: bool
     verbose: bool
+    offline: bool
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:

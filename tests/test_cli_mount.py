@@ -73,6 +73,7 @@ def test_mount_in_the_foreground(
             (),
             True,
             False,
+            False,
         )
     ]
     assert capsys.readouterr().err.splitlines() == [

@@ -38,7 +38,6 @@ from tree_walk import below
 
 from tapefs.entries import ROOT_INO
 from tapefs.errors import MountpointUnusable, NoFuse
-from tapefs.fuse import mountpoint
 from tapefs.fuse import mountpoint as mountpoint_module
 from tapefs.fuse.mountpoint import detach_dead_mount, mount_at, prepare_mountpoint, require_fuse
 from tapefs.fuse.negotiation import KERNEL_BACKGROUND_MAX
@@ -908,16 +907,6 @@ class TestMountpoint:
             prepare_mountpoint(tmp_path / "file")
         with pytest.raises(MountpointUnusable, match=r"/proc already carries a mount \(proc"):
             prepare_mountpoint(Path("/proc"))
-
-    def test_an_automount_point_is_not_looked_at(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Who looks waits for the mount that is being made. So it may as well be missing here."""
-        place, table = tmp_path / "waited for", tmp_path / "mountinfo"
-        escaped = str(place).replace(" ", "\\040")
-        table.write_text(f"35 24 0:29 / {escaped} rw,relatime shared:9 - autofs systemd-1 rw\n")
-        monkeypatch.setattr(mountpoint, "_MOUNTINFO", table)
-        assert prepare_mountpoint(place) == place
 
     def test_symlinks_and_full_directories_will_do(self, tmp_path: Path) -> None:
         (tmp_path / "with blank\n").mkdir()

@@ -48,7 +48,8 @@ def test_a_file_was_verified_when_the_last_of_its_tape_files_was(host_of_two: Ho
     host.ok("verify", host.mountpoint)
     first = verified_at(old)
     assert int(before) <= dt.datetime.fromisoformat(first).timestamp() <= time.time()
-    assert verified_at(new) == first
+    # In a tape file of its own, which was read after the other.
+    assert verified_at(new) >= first
     with new.open("ab") as file:
         file.write(b"more")
     host.ok("sync", host.mountpoint)

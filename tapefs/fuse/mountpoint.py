@@ -24,8 +24,6 @@ FUSE_DEVICE: Final = Path("/dev/fuse")
 FUSE_CONFIGURATION: Final = Path("/etc/fuse.conf")
 SUBTYPE: Final = "tapefs"
 FILESYSTEM_TYPE: Final = f"fuse.{SUBTYPE}"
-# What systemd, or automount(8), has mounted where the first access is to mount something.
-_AUTOMOUNT_TYPE: Final = "autofs"
 # For mount(8), umount(8) and fusermount3(1).
 MOUNT_TIMEOUT_S: Final = 30.0
 
@@ -61,9 +59,6 @@ def prepare_mountpoint(path: Path) -> Path:
     """
     resolved = Path(os.path.realpath(path))
     mount = mount_at(resolved)
-    if mount is not None and mount.filesystem_type == _AUTOMOUNT_TYPE:
-        # Somebody waits there for this very mount; whoever looks at the place would wait as well.
-        return resolved
     if mount is not None:
         _clear_dead_mount(mount)
     try:

@@ -41,9 +41,9 @@ def _look(run: Run) -> Mapping[str, float]:
             reference_s = _look_once(command, tree, reference.path)
             reference.umount()
         with mounts.tapefs(run.directory / "tapefs") as mount:
-            before = mount.status()["tape"]
+            before = mount.status()["since_mount"]
             figures[name] = _look_once(command, tree, mount.path) / reference_s
-            if mount.status()["tape"] != before:
+            if mount.status()["since_mount"] != before:
                 raise RuntimeError(f"{name} moved the tape")
             mount.umount()
         peaks.append(mount.peak_memory_mib)
