@@ -2,7 +2,7 @@
 
     contrib/benchmark.sh [ROW...] [--runs N] [--json FILE] [--picture FILE.svg] [--compare FILE]
 
-prints a Markdown table (docs/benchmarks.md is one). None of this is a test: no figure makes
+prints a Markdown table. None of this is a test: no figure makes
 anything fail. `tests/test_benchmarks.py` runs every row at toy size, so that none of them rots.
 
 To add a row: write a module with `ROWS`, a tuple of `benchmarks.row.Row`, and name it in
