@@ -331,7 +331,7 @@ def test_status_answers_while_a_read_waits_and_while_the_tape_is_written(host: H
             states.add(host.status()["state"])
         assert syncing.wait(STUCK_S) == 0
     assert host.status()["all_on_tape"] is True
-    assert states <= {"idle", "writing", "indexing", "flushing"}
+    assert states <= {"idle", "positioning", "writing", "indexing", "flushing"}
 
 
 def test_only_appended_to(host: Host) -> None:
