@@ -104,7 +104,7 @@ appears $T
 echo DRIVE=usb >/etc/tapefs/tape.conf
 systemctl daemon-reload
 systemctl start tapefs@tape
-[ "$(ps -o user= -p $(systemctl show -P MainPID tapefs@tape))" = tapefs ]
+[ "$(stat -c %U /proc/$(systemctl show -P MainPID tapefs@tape))" = tapefs ]
 [ "$(cat /mnt/tape/first)" = first ]
 """
 
