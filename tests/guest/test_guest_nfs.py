@@ -28,7 +28,6 @@ def what_a_guest_needs() -> None:
 
 NFS = r"""
 modprobe -a fuse nfsd nfsv4
-ip link set lo up
 export TAPEFS_STATE_DIR=/job/state TAPEFS_RUNTIME_DIR=/job/sockets
 M=/job/mnt C=/job/client S=/job/source
 mkdir $M $C $S
