@@ -39,7 +39,8 @@ SMALL += ("--iomix-bytes", "16M", "--readahead-bytes", "8M", "--revio-bytes", "8
 SMALL += ("--seek-size", "4M", "--mmap-bytes", "16M", "--mmap-file", "--sync-file-bytes", "4M")
 
 # Blocks of different sizes, by the calls of different programs, each checked by its own CRC.
-FIO = ("fio", "--output-format=terse", "--verify=crc32c", "--verify_fatal=1", "--fallocate=none")
+FIO: tuple[str, ...] = ("fio", "--output-format=terse", "--verify=crc32c", "--verify_fatal=1")
+FIO += ("--fallocate=none", "--verify_state_save=0")
 FIO_JOBS: tuple[str, ...] = ("--name=direct", "--rw=randwrite", "--ioengine=psync", "--direct=1")
 FIO_JOBS += ("--bsrange=4k-128k", "--size=8M")
 FIO_JOBS += ("--name=cached", "--rw=randwrite", "--ioengine=psync", "--bsrange=1k-64k", "--ba=1k")
