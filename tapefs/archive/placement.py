@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from tapefs.entries import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from tapefs.entries import Inode
 
@@ -130,7 +130,7 @@ def is_same_node(inode: Inode, directory: int, name: bytes, there: os.stat_resul
 
 def set_attributes(
     inode: Inode,
-    xattrs: Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]],
+    xattrs: Mapping[bytes, bytes],
     directory: int,
     name: bytes,
     remark: Callable[[str], None],
@@ -145,7 +145,7 @@ def set_attributes(
         os.chown(name, inode.uid, inode.gid, dir_fd=directory, follow_symlinks=False)
     except PermissionError:
         remark("the owner of {} could not be set; run the command as root for that")
-    for key, value in dict(xattrs).items():
+    for key, value in xattrs.items():
         try:
             os.setxattr(place, key, value, follow_symlinks=False)
         except OSError as exc:
