@@ -68,6 +68,33 @@ def test_commands_do_not_load_what_they_do_not_need(words: list[str]) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize(("family", "names"), cli.FAMILIES.items())
+def test_a_family_adds_the_commands_it_is_listed_with(family: str, names: tuple[str, ...]) -> None:
+    parser = cli.build_parser(names[-1])
+    action = next(
+        action for action in parser._actions if isinstance(action, argparse._SubParsersAction)
+    )
+    assert tuple(action.choices) == names
+    assert {f"tapefs.cli.{family}"} == {
+        choice.get_default("run").__module__
+        for choice in parsers(parser)
+        if choice.get_default("run")
+    }
+
+
+def test_umount_imports_its_own_family_alone() -> None:
+    script = (
+        "import sys; from tapefs import cli\n"
+        "cli.main(['umount', '/nowhere'])\n"
+        "loaded = [name.rpartition('.')[2] for name in sys.modules if 'tapefs.cli.' in name]\n"
+        "print(sorted(cli.FAMILIES.keys() & loaded))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "['umount']"
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

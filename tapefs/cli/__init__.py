@@ -1,68 +1,47 @@
 """The command line, one module per command family.
 
-Each family module has `add_parser` (or `add_parsers`) and a function per command that takes the
+Each family module has `add_parsers` (or `add_parsers`) and a function per command that takes the
 parsed arguments and a `Terminal` and returns the exit code. Whatever goes wrong is an exception;
 `main` turns it into one sentence and one exit code, and nothing else does.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
-import traceback
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import tapefs
-from tapefs.cli import (
-    cartridge,
-    catalog,
-    completion,
-    doctor,
-    drives,
-    find,
-    generations,
-    manifest,
-    mount,
-    recall,
-    report,
-    shelf,
-    spool,
-    status,
-    umount,
-    verify,
-)
-from tapefs.cli import format as formatting
 from tapefs.cli.arguments import Parser
 from tapefs.cli.terminal import Terminal
-from tapefs.cli.verdict import verdict_of
 from tapefs.errors import ExitCode
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from tapefs.cli.arguments import Commands
-
-_FAMILIES: Final[tuple[Callable[[Commands], None], ...]] = (
-    drives.add_parser,
-    formatting.add_parsers,
-    mount.add_parser,
-    umount.add_parsers,
-    status.add_parser,
-    verify.add_parser,
-    shelf.add_parsers,
-    report.add_parsers,
-    find.add_parser,
-    recall.add_parser,
-    catalog.add_parsers,
-    manifest.add_parser,
-    spool.add_parsers,
-    generations.add_parser,
-    cartridge.add_parsers,
-    doctor.add_parser,
-    completion.add_parser,
-)
+# What each family module adds, in the order of `--help`. A command imports its own family alone:
+# to import all of them took longer than all the rest of `tapefs umount`.
+FAMILIES: Final[Mapping[str, tuple[str, ...]]] = {
+    "drives": ("drives",),
+    "format": ("format", "rebuild"),
+    "mount": ("mount",),
+    "umount": ("umount", "sync"),
+    "status": ("status",),
+    "verify": ("verify",),
+    "shelf": ("volumes", "ls", "du"),
+    "report": ("report", "label"),
+    "find": ("find",),
+    "recall": ("recall",),
+    "catalog": ("catalog",),
+    "manifest": ("manifest",),
+    "spool": ("spool",),
+    "generations": ("generations",),
+    "cartridge": ("cartridge",),
+    "doctor": ("doctor",),
+    "completion": ("completion",),
+}
 
 _EPILOG: Final = """example, without any hardware:
   tapefs format virtual:first.tap --name FIRST
@@ -73,8 +52,8 @@ _EPILOG: Final = """example, without any hardware:
 exit codes: README.md lists them; 0 success, 2 wrong usage, 130 interrupted."""
 
 
-def build_parser() -> Parser:
-    """The whole argument tree."""
+def build_parser(command: str | None = None) -> Parser:
+    """The whole argument tree, or only what `command` needs when it is one."""
     parser = Parser(
         prog="tapefs",
         description="Mount a USB tape drive, or a virtual one, as a directory.",
@@ -82,8 +61,9 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"tapefs {tapefs.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    for add_family in _FAMILIES:
-        add_family(commands)
+    own = [family for family, names in FAMILIES.items() if command in names]
+    for family in own or FAMILIES:
+        importlib.import_module(f"tapefs.cli.{family}").add_parsers(commands)
     return parser
 
 
@@ -93,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     terminal = Terminal(json_output="--json" in words)
 
     def command() -> int:
-        arguments: argparse.Namespace = build_parser().parse_args(words)
+        parser = build_parser(words[0] if words else None)
+        arguments: argparse.Namespace = parser.parse_args(words)
         code: Any = arguments.run(arguments, terminal)
         return int(code)
 
@@ -102,6 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def umount_main(argv: Sequence[str] | None = None) -> int:
     """`umount.fuse.tapefs`, which umount(8) calls: umount means the same as `tapefs umount`."""
+    from tapefs.cli import umount  # noqa: PLC0415 - see FAMILIES
+
     words = sys.argv[1:] if argv is None else list(argv)
     terminal = Terminal()
 
@@ -115,6 +98,8 @@ def umount_main(argv: Sequence[str] | None = None) -> int:
 
 def mount_main(argv: Sequence[str] | None = None) -> int:
     """`mount.fuse.tapefs`, which mount(8) calls for a line in /etc/fstab."""
+    from tapefs.cli import mount  # noqa: PLC0415 - see FAMILIES
+
     words = sys.argv[1:] if argv is None else list(argv)
     terminal = Terminal()
     return _judged(lambda: mount.run_helper(words, terminal), terminal, verbose=False)
@@ -132,10 +117,15 @@ def _judged(command: Callable[[], int], terminal: Terminal, *, verbose: bool) ->
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(ExitCode.OK)
     except (Exception, KeyboardInterrupt, BaseExceptionGroup) as exc:  # noqa: BLE001 - the last frame
+        # Only who fails needs them.
+        import traceback  # noqa: PLC0415
+
+        from tapefs.cli.verdict import verdict_of  # noqa: PLC0415
+
         verdict = verdict_of(exc)
         if verdict.exit_code == ExitCode.INTERRUPTED:
-            verdict = replace(verdict, sentence=terminal.if_interrupted)
+            verdict = verdict._replace(sentence=terminal.if_interrupted)
         if verdict.traceback_wanted and verbose:
-            traceback.print_exc()
+            traceback.print_exception(exc)
         terminal.complain(verdict)
         return verdict.exit_code

@@ -9,9 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
-import platformdirs
-
-from tapefs import telemetry
 from tapefs.cli.terminal import Terminal
 from tapefs.errors import UsageError
 
@@ -93,10 +90,14 @@ def state_dir(chosen: str | None) -> Path:
         return Path(text).expanduser().absolute()
     if os.geteuid() == 0:
         return Path("/var/lib/tapefs")
+    import platformdirs  # noqa: PLC0415 - most commands have no need of it
+
     return platformdirs.user_state_path("tapefs")
 
 
 def log_if_wanted(arguments: argparse.Namespace) -> None:
     """Log in detail to standard error when `--verbose` was given."""
     if arguments.verbose:
+        from tapefs import telemetry  # noqa: PLC0415 - most commands have no need of it
+
         telemetry.set_up(None, verbose=True)

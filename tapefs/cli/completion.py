@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tapefs.cli.terminal import Terminal
 
 
-def add_parser(commands: shared.Commands) -> None:
+def add_parsers(commands: shared.Commands) -> None:
     """Add `tapefs completion`."""
     parser = shared.add_command(
         commands,
@@ -30,7 +30,7 @@ def add_parser(commands: shared.Commands) -> None:
 
 
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    """Print; see `add_parser`."""
+    """Print; see `add_parsers`."""
     script = completion_script(arguments.shell)
     if arguments.json:
         terminal.answer({"shell": arguments.shell, "script": script})

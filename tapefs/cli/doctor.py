@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tapefs.cli.terminal import Terminal
 
 
-def add_parser(commands: shared.Commands) -> None:
+def add_parsers(commands: shared.Commands) -> None:
     """Add `tapefs doctor`."""
     parser = shared.add_command(
         commands,
@@ -39,7 +39,7 @@ def add_parser(commands: shared.Commands) -> None:
 
 
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    """Examine; see `add_parser`."""
+    """Examine; see `add_parsers`."""
     drive = None if arguments.drive is None else shared.drive(arguments.drive)
     state_dir = shared.state_dir(arguments.state_dir)
     # trio, pyusb and FUSE come with the daemon; `tapefs --help` does without.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _UNKNOWN: Final = "-"
 
 
-def add_parser(commands: shared.Commands) -> None:
+def add_parsers(commands: shared.Commands) -> None:
     """Add `tapefs drives`."""
     shared.add_command(
         commands,
@@ -31,7 +31,7 @@ def add_parser(commands: shared.Commands) -> None:
 
 
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    """List drives; see `add_parser`."""
+    """List drives; see `add_parsers`."""
     # trio, pyusb and FUSE come with the daemon; `tapefs --help` does without.
     import trio  # noqa: PLC0415
 

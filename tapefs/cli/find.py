@@ -30,7 +30,7 @@ _SIZE_UNITS: Final = ("", *"KMGTP")
 _NUMBER_MAX: Final = 2**63 - 1
 
 
-def add_parser(commands: shared.Commands) -> None:
+def add_parsers(commands: shared.Commands) -> None:
     """Add `tapefs find`."""
     parser = shared.add_command(
         commands,
@@ -140,7 +140,7 @@ def _also(names: list[str] | None) -> str:
 
 
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    """Search the shelf; see `add_parser`."""
+    """Search the shelf; see `add_parsers`."""
     # SQLite and trio come with these; `tapefs --help` does without.
     from tapefs.archive import known_volumes, shelf  # noqa: PLC0415
     from tapefs.catalog import Wanted  # noqa: PLC0415

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tapefs.cli.terminal import Terminal
 
 
-def add_parser(commands: shared.Commands) -> None:
+def add_parsers(commands: shared.Commands) -> None:
     """Add `tapefs generations`."""
     parser = shared.add_command(
         commands,
@@ -32,7 +32,7 @@ def add_parser(commands: shared.Commands) -> None:
 
 
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    """List; see `add_parser`."""
+    """List; see `add_parsers`."""
     answer = _ask(arguments, terminal)
     rows = [
         (

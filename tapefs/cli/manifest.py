@@ -32,7 +32,7 @@ _DIRECTORIES: Final = ("bagit", "mhl")
 _FORMATS: Final = ("sha256sum", *_DIRECTORIES, "hashdeep", "csv", "json")
 
 
-def add_parser(commands: shared.Commands) -> None:
+def add_parsers(commands: shared.Commands) -> None:
     """Add `tapefs manifest`."""
     parser = shared.add_command(
         commands,
@@ -71,7 +71,7 @@ def add_parser(commands: shared.Commands) -> None:
 
 
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    """List; see `add_parser`. Raises Incomplete when the list lacks something."""
+    """List; see `add_parsers`. Raises Incomplete when the list lacks something."""
     # SQLite and trio come with these; `tapefs --help` does without.
     from tapefs.archive import known_volumes  # noqa: PLC0415
     from tapefs.archive.fixity import Fixity  # noqa: PLC0415

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tapefs.daemon import MountRequest
 
 
-def add_parser(commands: shared.Commands) -> None:
+def add_parsers(commands: shared.Commands) -> None:
     """Add `tapefs mount`."""
     parser = shared.add_command(
         commands,
@@ -66,7 +66,7 @@ def add_parser(commands: shared.Commands) -> None:
 
 
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    """Mount; see `add_parser`."""
+    """Mount; see `add_parsers`."""
     drive = arguments.drive if arguments.offline else shared.drive(arguments.drive)
     words = tell_apart(",".join(arguments.options))
     state_dir = shared.state_dir(arguments.state_dir or words.state_dir)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Report = Callable[[dict[str, Any]], None]
 
 
-def add_parser(commands: shared.Commands) -> None:
+def add_parsers(commands: shared.Commands) -> None:
     """Add `tapefs recall`."""
     parser = shared.add_command(
         commands,
@@ -48,7 +48,7 @@ def add_parser(commands: shared.Commands) -> None:
 
 
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    """Recall; see `add_parser`."""
+    """Recall; see `add_parsers`."""
     shared.log_if_wanted(arguments)
     groups = places.by_volume([places.resolved(text, arguments) for text in arguments.places])
     if arguments.to is None:

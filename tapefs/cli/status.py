@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tapefs.cli.terminal import Terminal
 
 
-def add_parser(commands: shared.Commands) -> None:
+def add_parsers(commands: shared.Commands) -> None:
     """Add `tapefs status`."""
     parser = shared.add_command(
         commands,
@@ -43,7 +43,7 @@ def add_parser(commands: shared.Commands) -> None:
 
 
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    """Show status; see `add_parser`."""
+    """Show status; see `add_parsers`."""
     # Brings sockets and JSON; `tapefs --help` does without.
     from tapefs import control  # noqa: PLC0415
 

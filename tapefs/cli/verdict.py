@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tapefs.errors import ExitCode, TapefsError
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """How a command ended. `traceback_wanted`: it is a bug, its developers need to see where."""
 
     sentence: str

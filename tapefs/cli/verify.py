@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tapefs.cli.terminal import Terminal
 
 
-def add_parser(commands: shared.Commands) -> None:
+def add_parsers(commands: shared.Commands) -> None:
     """Add `tapefs verify`."""
     parser = shared.add_command(
         commands,
@@ -43,7 +43,7 @@ def add_parser(commands: shared.Commands) -> None:
 
 
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    """Verify; see `add_parser`."""
+    """Verify; see `add_parsers`."""
     scope = "new" if arguments.new else "rest" if arguments.resume else "everything"
     again = "--new" if arguments.new else "--resume"
     terminal.if_interrupted = (

@@ -13,9 +13,8 @@ import re
 import shutil
 import stat
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from tapefs import telemetry
 from tapefs.errors import MountpointUnusable, NoFuse
@@ -31,8 +30,7 @@ _MOUNTINFO: Final = Path("/proc/self/mountinfo")
 _OCTAL: Final = re.compile(rb"\\([0-7]{3})")
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(NamedTuple):
     """One line of mountinfo: what is mounted at `path`."""
 
     path: Path
