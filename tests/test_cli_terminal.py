@@ -161,3 +161,27 @@ def test_a_bar_fits_the_terminal_and_goes(columns: int) -> None:
         assert ("━" in lines[0]) is (columns == 80)
         assert screen.wait() == 0
         assert screen.lines() == [""] * 5
+
+
+ASKING = (
+    "insert the cartridge of volume 'FIRST' (4ed17507) (usb:3-1 has a cartridge of another "
+    "volume); Ctrl-C gives up"
+)
+ASKING_COMMAND = f"""
+import time
+from tapefs.cli.terminal import Terminal
+with Terminal().progress() as report:
+    for _ in range(10):
+        report({{"message": {ASKING!r}}})
+        time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 120])
+def test_what_one_is_asked_to_do_is_never_cut_off(columns: int) -> None:
+    env = {**os.environ, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
+    env = {name: text for name, text in env.items() if name not in ("COLUMNS", "LINES")}
+    with Screen([sys.executable, "-c", ASKING_COMMAND], columns, 8, env) as screen:
+        screen.until(lambda lines: ASKING in " ".join(" ".join(lines).split()))
+        assert screen.wait() == 0
+        assert screen.lines() == [""] * 8

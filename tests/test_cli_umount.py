@@ -49,7 +49,7 @@ class Mounted:
         await self.released.wait()
         if self.failure:
             raise self.failure
-        return {"sequence": 2}
+        return {"sequence": 2, "message": "the tape is finalized"}
 
 
 async def run_beside(service: Mounted, path: Path, words: list[str]) -> int:
@@ -119,7 +119,8 @@ async def test_umount_waits_before_it_lets_go(
     assert await run_beside(mounted, tmp_path, ["umount", str(tmp_path), "--json"]) == 0
     assert mounted.calls == ["wait", "release"]
     found = json.loads(capsys.readouterr().out)
-    assert found == {"mountpoint": str(tmp_path), "sequence": 2}
+    assert found["sequence"] == 2
+    assert (found["mountpoint"], found["message"]) == (str(tmp_path), "the tape is finalized")
 
 
 async def test_umount_fails_when_the_tape_is_not_finalized(

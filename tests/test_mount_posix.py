@@ -908,6 +908,29 @@ class TestMountpoint:
         with pytest.raises(MountpointUnusable, match=r"/proc already carries a mount \(proc"):
             prepare_mountpoint(Path("/proc"))
 
+    def test_an_automount_point_is_a_place_to_mount_on(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        place, table = tmp_path.resolve() / "waited-for", tmp_path / "mountinfo"
+        place.mkdir()
+        waiting = f"35 24 0:29 / {place} rw,relatime shared:9 - autofs systemd-1 rw\n"
+        table.write_text(waiting)
+        monkeypatch.setattr(mountpoint_module, "_MOUNTINFO", table)
+        assert prepare_mountpoint(place) == place
+
+        looked = []
+
+        def look(path: Path) -> os.stat_result:
+            # Whom the automount does not know brings about its mount.
+            looked.append(path)
+            table.write_text(f"{waiting}36 35 0:30 / {place} rw - fuse.tapefs tapefs:A rw\n")
+            return os.stat(path)
+
+        monkeypatch.setattr(Path, "stat", look)
+        with pytest.raises(MountpointUnusable, match=r"a tape is already mounted .*tapefs:A"):
+            prepare_mountpoint(place)
+        assert looked == [place]
+
     def test_symlinks_and_full_directories_will_do(self, tmp_path: Path) -> None:
         (tmp_path / "with blank\n").mkdir()
         (tmp_path / "with blank\n" / "file").touch()

@@ -89,8 +89,11 @@ def test_all_but_the_bytes(host: Host) -> None:
     assert (done.code, "is in no drive" in done.stderr) == (ExitCode.NOT_READY, True)
     done = host.tapefs("recall", host.mountpoint / "gone", "--to", host.root)
     assert (done.code, sentence in done.stderr) == (ExitCode.NOT_READY, True)
-    done = host.tapefs("verify", host.drive)
-    assert done.code == ExitCode.DRIVE_BUSY
+    (host.root / "another").mkdir()
+    for words in (["verify", host.drive], ["mount", host.drive, host.root / "another"]):
+        done = host.tapefs(*words)
+        assert done.code == ExitCode.DRIVE_BUSY
+        assert "mounted, with --offline perhaps, unmount it; else wait" in done.stderr
     host.umount()
     assert (
         not (volume.directory / "health.json").exists()
@@ -122,9 +125,19 @@ def test_what_waits_for_the_tape_goes_on_waiting(host: Host) -> None:
         mount_offline(host)
         assert (host.mountpoint / "late").read_bytes() == b"fsynced, not on tape"
         assert host.status()["all_on_tape"] is False
-        host.umount()
+        done = host.tapefs("sync", host.mountpoint)
+        assert (done.code, done.stdout) == (ExitCode.NOT_FINALIZED, "")
+        assert "on the tape, and this mount writes nothing: the cart" in done.stderr
+        directory = os.open(host.mountpoint, os.O_RDONLY)
+        with pytest.raises(OSError, match="Input/output error"):
+            os.fsync(directory)
+        os.close(directory)
+        done = host.tapefs("umount", host.mountpoint)
+        assert done.code == ExitCode.OK
+        assert "finalized" not in done.stdout
+        assert "nothing was written to the tape; what waits for it is kept" in done.stdout
     host.mount()
-    host.umount()
+    assert "; the tape is finalized\n" in host.ok("umount", host.mountpoint)
     host.forget()
     host.mount()
     assert (host.mountpoint / "late").read_bytes() == b"fsynced, not on tape"
@@ -159,7 +172,7 @@ MISTAKES = [
         ExitCode.USAGE,
         "a generation is read from the tape: mount the drive with --generation",
     ),
-    (["FIRST", "{root}/state", "--offline"], ExitCode.DRIVE_BUSY, "another tapefs process has"),
+    (["FIRST", "{root}/state", "--offline"], ExitCode.DRIVE_BUSY, "another tapefs process uses"),
     (["FIRST", "{root}/none", "--offline"], ExitCode.MOUNTPOINT_UNUSABLE, "does not exist"),
     (["FIRST", "{root}/state"], ExitCode.USAGE, "'FIRST' names no drive"),
 ]

@@ -243,7 +243,11 @@ def lock_database(path: Path) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
             os.close(descriptor)
-            raise DriveBusy(f"another tapefs process has {path} open; end it first") from exc
+            raise DriveBusy(
+                f"another tapefs process uses this volume's catalog {path}: where 'tapefs status' "
+                "says that it is mounted, with --offline perhaps, unmount it; else wait, and try "
+                "again"
+            ) from exc
         except OSError:
             os.close(descriptor)
             raise

@@ -2,6 +2,10 @@
 
 The fork comes before any thread, loop or connection exists. The child reports over a pipe, one
 JSON line an event; `mounted` is the last one that the parent waits for.
+
+Until then the child stays in the caller's process group. Where an automount waits for the mount
+(autofs), the kernel lets only systemd's own group pass, to which mount(8) belongs and what it
+starts; anybody else who looks at the place waits for the mount.
 """
 
 from __future__ import annotations
@@ -72,12 +76,20 @@ def _live(run: Callable[[Report], int], writing: int, log_file: Path, *, verbose
     """The child's whole life; never returns into the parent's code."""
     code = int(ExitCode.BUG)
     reporter = _Reporter(writing)
+
+    def report(event: Event) -> None:
+        if event["event"] == "mounted":
+            os.setsid()
+        reporter.report(event)
+
     try:
-        os.setsid()
+        # What the terminal sends to its group is for the parent, who then ends us.
+        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
         os.chdir("/")
         _let_go_of_everything(writing, log_file)
         telemetry.set_up(log_file, verbose=verbose)
-        code = run(reporter.report)
+        code = run(report)
     except BaseException as exc:  # noqa: BLE001 - the last frame of the process
         verdict = verdict_of(exc)
         code = verdict.exit_code

@@ -12,7 +12,7 @@ import datetime as dt
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ _JSON_AFTER_S: Final = 2.0
 _JSON_EVERY_S: Final = 1.0
 # Narrower terminals get no bar, but still say how far it is.
 _BAR_COLUMNS: Final = 72
+# The bar takes what room there is, and no less than this.
+_BAR_COLUMNS_MIN: Final = 8
 
 _BYTE_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -123,32 +125,48 @@ class _JsonProgress:
 @contextlib.contextmanager
 def _rich_progress() -> Iterator[Report]:
     # rich costs 80 ms to import: only who looks at a terminal pays for it.
-    from rich.console import Console  # noqa: PLC0415
+    from rich.cells import cell_len  # noqa: PLC0415
+    from rich.console import Console, RenderableType  # noqa: PLC0415
     from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415
     from rich.table import Column  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    class Bars(Progress):
+        """One bar; what is said has lines of its own where it does not fit beside it."""
+
+        def get_renderables(self) -> Iterable[RenderableType]:
+            if self.tasks and self.tasks[0].fields["above"]:
+                yield Text(self.tasks[0].fields["above"])
+            yield from super().get_renderables()
 
     console = Console(stderr=True)
-    message = TextColumn(
-        "{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")
-    )
-    amounts = TextColumn(
-        "{task.fields[amounts]}", markup=False, table_column=Column(no_wrap=True, justify="right")
-    )
     narrow = console.width < _BAR_COLUMNS
-    columns = (message, amounts) if narrow else (message, BarColumn(), amounts)
-    with Progress(*columns, console=console, transient=True, expand=True) as bars:
-        task = bars.add_task("waiting for the drive", total=None, amounts="")
+    columns = (
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+        *([] if narrow else [BarColumn(None)]),
+        TextColumn(
+            "{task.fields[amounts]}",
+            markup=False,
+            table_column=Column(no_wrap=True, justify="right"),
+        ),
+    )
+    with Bars(*columns, console=console, transient=True, expand=True) as bars:
+        said = "waiting for the drive"
+        task = bars.add_task(said, total=None, amounts="", above="")
 
         def report(event: Event) -> None:
-            text = str(event.get("message") or event.get("phase") or bars.tasks[0].description)
+            nonlocal said
+            text = str(event.get("message") or event.get("phase") or said)
             done, total = event.get("done_bytes"), event.get("total_bytes") or None
-            if text != bars.tasks[0].description:
+            if text != said:
                 bars.reset(task)  # rate and time left are those of what goes on now
-            bars.update(task, description=text, completed=done, total=total)
+            said = text
+            bars.update(task, completed=done, total=total)
             now = bars.tasks[0]
-            bars.update(
-                task, amounts=amounts_text(done, total, now.speed, now.elapsed, narrow=narrow)
-            )
+            amounts = amounts_text(done, total, now.speed, now.elapsed, narrow=narrow)
+            room = console.width - cell_len(amounts) - (1 if narrow else _BAR_COLUMNS_MIN + 2)
+            above, beside = ("", text) if cell_len(text) <= room else (text, "")
+            bars.update(task, description=beside, amounts=amounts, above=above)
 
         yield report
 

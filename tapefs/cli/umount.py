@@ -36,7 +36,8 @@ def add_parsers(commands: shared.Commands) -> None:
         run_umount,
         summary="unmount, and wait until the tape is finalized",
         description="Unmount MOUNTPOINT, write everything to the tape, end the generation, "
-        "rewind. Success means: the cartridge may be taken out and is complete.",
+        "rewind. Success means: the cartridge may be taken out and is complete; or, where the "
+        "mount was read-only, as it was.",
         example="tapefs umount /mnt/tape",
     )
     umount.add_argument("mountpoint", metavar="MOUNTPOINT")
@@ -56,10 +57,11 @@ def run_umount(arguments: argparse.Namespace, terminal: Terminal) -> int:
     """Unmount; see `add_parsers`."""
     path = mountpoints.real(arguments.mountpoint)
     result = unmount(path, terminal)
+    told = {key: value for key, value in result.items() if key not in ("finalized", "message")}
     terminal.answer(
         {"mountpoint": str(path), **result},
-        f"unmounted {path}; the tape is finalized",
-        *([Table("tape", named_rows(result))] if result else []),
+        f"unmounted {path}; {result['message']}",
+        Table("tape", named_rows(told)),
     )
     return 0
 

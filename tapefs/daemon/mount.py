@@ -251,7 +251,8 @@ class _Mount:
     ) -> None:
         """Bring everything to tape and tell the service how it went."""
         service.unmounting()
-        self._report_last({"event": "unmounting", "message": "unmounted, finalizing the tape"})
+        ending = "unmounted, finalizing the tape" if volume.writable else "unmounted"
+        self._report_last({"event": "unmounting", "message": ending})
         try:
             await service.showing_progress(volume.finalize, self._report_last)
             # What the drive has to say of this mount; afterwards it is forgotten.
@@ -261,7 +262,7 @@ class _Mount:
             telemetry.event(telemetry.SEGMENT_FAILED, logging.ERROR, reason=error)
             service.finalized(error)
         else:
-            self._report_last({"event": "finalized", "message": "the tape is finalized"})
+            self._report_last({"event": "finalized", "message": service.outcome()})
             service.finalized(None)
 
     def _report_last(self, event: dict[str, Any]) -> None:

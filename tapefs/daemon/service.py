@@ -72,6 +72,12 @@ class MountService:
         """Everything written so far is on tape, flushed, when this returns."""
         if self._volume.writable:
             await self.showing_progress(self._volume.archiver.sync, report)
+        elif self._volume.catalog.owes_tape():
+            reason = self._volume.contents.admission.read_only_reason
+            raise NotFinalized(
+                f"not everything is on the tape, and this mount writes nothing: {reason}; what "
+                "waits is kept in the spool for a mount that may write"
+            )
         return {"end_of_data_block": self._volume.view.expected_end().block}
 
     async def wait_finalized(self, report: Report) -> dict[str, Any]:
@@ -90,8 +96,17 @@ class MountService:
             "volume": self._volume.label.name,
             "written_bytes": archiver.statistics().tape_bytes,
             "tape_files": last.sequence if last else 0,
+            "finalized": self._volume.writable,
+            "message": self.outcome(),
             **warning,
         }
+
+    def outcome(self) -> str:
+        """What a mount that ended well has made of its tape, in words."""
+        if self._volume.writable:
+            return "the tape is finalized"
+        kept = "; what waits for it is kept in the spool"
+        return f"nothing was written to the tape{kept if self._volume.catalog.owes_tape() else ''}"
 
     async def verify(self, asked: dict[str, Any], report: Report) -> dict[str, Any]:
         """See `control.Service`. Raises NotMounted when the volume is unmounted meanwhile."""

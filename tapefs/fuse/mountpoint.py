@@ -23,6 +23,8 @@ FUSE_DEVICE: Final = Path("/dev/fuse")
 FUSE_CONFIGURATION: Final = Path("/etc/fuse.conf")
 SUBTYPE: Final = "tapefs"
 FILESYSTEM_TYPE: Final = f"fuse.{SUBTYPE}"
+# Has the first access mount something there: a mount goes on top of it.
+_AUTOMOUNT_TYPE: Final = "autofs"
 # For mount(8), umount(8) and fusermount3(1).
 MOUNT_TIMEOUT_S: Final = 30.0
 
@@ -53,6 +55,7 @@ def mount_at(path: Path) -> Mount | None:
 def prepare_mountpoint(path: Path) -> Path:
     """Check that a mount can go to `path`; returns it resolved. Clears a dead mount of ours.
 
+    At an automount this brings its mount about, unless the automount started this very process.
     Raises MountpointUnusable: missing, not a directory, already a mount, not accessible.
     """
     resolved = Path(os.path.realpath(path))
@@ -65,6 +68,7 @@ def prepare_mountpoint(path: Path) -> Path:
         raise MountpointUnusable(f"{path} does not exist; create the directory first") from None
     except OSError as exc:
         raise MountpointUnusable(f"{path} cannot be used: {exc.strerror}") from exc
+    _refuse_mount(mount_at(resolved))
     if not stat.S_ISDIR(mode):
         raise MountpointUnusable(f"{path} is not a directory; give a directory to mount on")
     if os.geteuid() != 0 and not os.access(resolved, os.W_OK):
@@ -112,7 +116,7 @@ def _clear_dead_mount(mount: Mount) -> None:
 
 
 def _refuse_mount(mount: Mount | None) -> None:
-    if mount is None:
+    if mount is None or mount.filesystem_type == _AUTOMOUNT_TYPE:
         return
     if mount.filesystem_type == FILESYSTEM_TYPE:
         raise MountpointUnusable(
