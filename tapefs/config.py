@@ -37,10 +37,10 @@ class Config:
     spool_high_water: float = 0.7
     # A closed file counts as settled (will not be renamed or rewritten at once) after this time.
     settle_s: float = 2.0
-    # The archiver starts when this much is queued: 27 s of the drive's rate keeps the cost of
+    # The archiver starts when this much is queued: 36 s of the drive's rate keeps the cost of
     # stops under 10 % (3 s a stop). None: derived from the drive's rate.
     burst_bytes: int | None = None
-    # ... or when something has waited this long.
+    # ... or when nothing new has come for this long, or something has waited ten times as long.
     idle_s: float = 60.0
     # One segment ends at this size or number of members, whichever comes first. None: what the
     # drive writes in two minutes.

@@ -191,6 +191,8 @@ class Rig:
         self.label = Label(uuid.uuid4(), "RIG", RECORD_BYTES, time.time_ns(), block_bytes)
         # How commands get to the drive; asked anew when the drive is opened again.
         self.wire: Callable[[Target], Transport] = TargetTransport
+        # What kind of drive the cartridge is put into.
+        self.make_target: Callable[[VirtualCartridge], Target] = Target
         # How the drive is opened, when that takes more than a wire.
         self.connection: Callable[[Target], Connect] | None = None
         self.clock_ns: Callable[[], int] = time.time_ns
@@ -214,7 +216,7 @@ class Rig:
         """Mount; finalize when the block ends, unless it raised."""
         directory = make_directory((state or self.state) / str(self.label.volume_uuid))
         with VirtualCartridge.open(self.tap) as cartridge:
-            target = Target(cartridge)
+            target = self.make_target(cartridge)
             connect = self.connection(target) if self.connection else self._connect(target)
             crashed = directory.with_name("crashed")
             async with opened("rig", connect, virtual=True) as holder:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from tapefs import telemetry
 from tapefs.archive.migration import Migration
-from tapefs.archive.policy import burst_bytes
+from tapefs.archive.policy import burst_bytes, burst_share_bytes
 from tapefs.archive.resumption import leaves_in_doubt
 from tapefs.archive.retry import Retry
 from tapefs.archive.write_failure import Remedy, remedy
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from tapefs.archive.tape_writer import TapeWriter
     from tapefs.catalog import Catalog
     from tapefs.config import Config
+
+
+# What still comes in now and then holds up what waits for tape for so many times `idle_s` at most.
+_IDLES_MAX: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +164,7 @@ class Archiver:
             return math.inf
         moments = [] if self._retry.at is None else [self._retry.at]
         if self._waiting_since is not None:
-            moments.append(self._waiting_since + self._config.idle_s)
+            moments.append(self._due_at(self._waiting_since))
         now = trio.current_time()
         return min((moment - now for moment in moments if moment > now), default=math.inf)
 
@@ -181,7 +185,16 @@ class Archiver:
             return True
         if self._is_enough():
             return True
-        return trio.current_time() >= self._waiting_since + self._config.idle_s
+        return trio.current_time() >= self._due_at(self._waiting_since)
+
+    def _due_at(self, waiting_since: float) -> float:
+        """When what waits goes to tape although it is no burst: when nothing has come for a while.
+
+        Less than the drive takes would otherwise go to tape in pieces, with a stop for each.
+        """
+        idle_s = self._config.idle_s
+        quiet_at = max(waiting_since, self._retry.called_at) + idle_s
+        return min(quiet_at, waiting_since + _IDLES_MAX * idle_s)
 
     def _is_enough(self) -> bool:
         """Whether so much waits that a burst is worth it, or needed."""
@@ -193,7 +206,7 @@ class Archiver:
         if worth_bytes is None:
             tape = self._writer.statistics()
             worth_bytes = burst_bytes(tape.tape_bytes, tape.tape_s)
-        return min(worth_bytes, self._spool.limit_bytes // 4)
+        return min(worth_bytes, burst_share_bytes(self._spool.limit_bytes, self._config))
 
     async def _work_off(self) -> None:
         self._works = True

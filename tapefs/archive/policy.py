@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from tapefs.archive.motion_model import MotionModel
+    from tapefs.config import Config
 
-# A burst worth 27 s of the drive's rate costs under 10 % in stops of 3 s.
-_BURST_S: Final = 27.0
+# Rates are measured with the stop of 3 s at the end: a burst of 36 s is one of 33 s and the stop,
+# by which 8 % are lost.
+_BURST_S: Final = 36.0
 _BURST_BYTES_START: Final = 2 * GIB
 _BURST_BYTES_MIN: Final = 64 * MIB
 _SEGMENT_S: Final = 120.0
@@ -196,6 +198,15 @@ def segment_bytes(written_bytes: int, written_s: float) -> int:
     if written_s < _RATE_S_MIN:
         return _BURST_BYTES_START
     return int(max(_SEGMENT_BYTES_MIN, _SEGMENT_S * written_bytes / written_s))
+
+
+def burst_share_bytes(spool_bytes: int, config: Config) -> int:
+    """How large a burst a spool of this size lets one wait for.
+
+    As much comes again while it is written, if the source is as fast as the drive, before the
+    high water mark.
+    """
+    return int(spool_bytes * config.spool_high_water / 2)
 
 
 def burst_bytes(written_bytes: int, written_s: float) -> int:

@@ -18,14 +18,15 @@ _RETRY_S: Final = 60.0
 class Retry:
     """For the archiver's task. Not before `at`, on trio's clock; None: at any time.
 
-    `overdue`: a burst was cut off, and goes on as soon as it can.
+    `called_at`: when something happened last. `overdue`: a burst was cut off, and goes on as soon
+    as it can.
     """
 
     def __init__(self, settle_s: float) -> None:
         self.at: float | None = None
         self._settle_s = settle_s
-        # When something happened last; whether all of it was looked at, settled, for nothing.
-        self._called_at = 0.0
+        self.called_at = 0.0
+        # Whether all that happened until then was looked at, settled, for nothing.
         self._in_vain = False
         # How many segments there were when the drive was lost under a burst.
         self._segments_at_loss = -1
@@ -39,7 +40,7 @@ class Retry:
     def called(self) -> bool:
         """Something happened: look again if the last look found nothing. True when that is now
         earlier than it was."""
-        self._called_at = trio.current_time()
+        self.called_at = trio.current_time()
         if not self._in_vain:
             return False
         self._in_vain, self.at = False, None
@@ -66,7 +67,7 @@ class Retry:
         (`full`).
         """
         now = trio.current_time()
-        self._in_vain = not wrote and not full and now > self._called_at + self._settle_s
+        self._in_vain = not wrote and not full and now > self.called_at + self._settle_s
         pause_s = _RETRY_S if full else _LOOK_AGAIN_S
         if self._in_vain:
             pause_s = _LOOK_AGAIN_IN_VAIN_S

@@ -27,6 +27,7 @@ from tapefs.scsi.sense import SenseKey
 if TYPE_CHECKING:
     from tapefs.emulator.medium import VirtualCartridge
     from tapefs.emulator.personality import Personality
+    from tapefs.emulator.tape_stream import TapeStream
 
 # The zone behind early warning is at most this share of a tape, so that small ones work too.
 _EARLY_WARNING_SHARE: Final = 20
@@ -108,8 +109,12 @@ class Deck:
         personality: Personality,
         faults: Faults | None = None,
         log: DriveLog | None = None,
+        stream: TapeStream | None = None,
     ) -> None:
-        """The head stands at the beginning of the partition."""
+        """The head stands at the beginning of the partition.
+
+        With a `stream`, writing costs the host what the drive's buffer does not hide.
+        """
         self.cartridge: Final = cartridge
         self.position = 0
         self.buffered_mode = True
@@ -118,6 +123,7 @@ class Deck:
         self._log = log or DriveLog()
         self._personality = personality
         self._motion = MotionModel(personality, self.capacity_bytes)
+        self._stream = stream
         self._buffer = WriteBuffer()
         self._warned = False
 
@@ -180,6 +186,8 @@ class Deck:
     def lose_power(self) -> None:
         """What is in the buffer is gone; the head is at the beginning when power is back."""
         self._buffer.discard()
+        if self._stream is not None:
+            self._stream.discard()
         self.position = 0
 
     # Writing.
@@ -197,7 +205,10 @@ class Deck:
         self._buffer.add_record(data)
         self.position += 1
         self._log.written_bytes += len(data)
-        self.busy_s += self._motion.transfer_s(len(data))
+        if self._stream is not None:
+            self.busy_s += self._stream.accept(len(data))
+        else:
+            self.busy_s += self._motion.transfer_s(len(data))
         self._finish_writing(len(data))
 
     def write_filemarks(self, count: int, *, immediate: bool) -> None:
@@ -214,7 +225,8 @@ class Deck:
     def flush(self) -> None:
         """Return when everything that was accepted is on the medium and stays there."""
         if self._buffer:
-            self.busy_s += self._motion.stop_s()
+            stream = self._stream
+            self.busy_s += self._motion.stop_s() if stream is None else stream.flush()
         self._write_out(down_to_bytes=0)
         try:
             self.cartridge.sync()

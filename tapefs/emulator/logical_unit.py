@@ -15,6 +15,7 @@ from tapefs.scsi.sense import Sense
 if TYPE_CHECKING:
     from tapefs.emulator.medium import VirtualCartridge
     from tapefs.emulator.personality import Personality
+    from tapefs.emulator.tape_stream import TapeStream
 
 # Older unit attentions give way to newer ones.
 _ATTENTIONS_MAX: Final = 8
@@ -29,11 +30,13 @@ class LogicalUnit:
         serial: str,
         cartridge: VirtualCartridge | None,
         becoming_ready_polls: int,
+        stream: TapeStream | None,
     ) -> None:
         """Power on. Raises MediumFailed when the cartridge's chip cannot be written."""
         self.personality: Final = personality
         self.serial: Final = serial
         self.becoming_ready_polls = becoming_ready_polls
+        self._stream = stream
         self.faults: Final = Faults()
         self.log: Final = DriveLog()
         self.modes = Modes(personality)
@@ -108,7 +111,7 @@ class LogicalUnit:
     def _thread(self, cartridge: VirtualCartridge) -> None:
         cartridge.count_load()
         self.log.loads += 1
-        self.deck = Deck(cartridge, self.personality, self.faults, self.log)
+        self.deck = Deck(cartridge, self.personality, self.faults, self.log, self._stream)
         self.apply_modes()
         motion = MotionModel(self.personality, cartridge.memory.capacity_bytes)
         self._busy_s += motion.load_s(first=cartridge.memory.load_count == 1)

@@ -2,7 +2,11 @@
 
 docs/personalities.md says of each what it lacks and does oddly. Figures come from vendors' manuals
 where those say them. Early-warning zones and search times of old drives were not published; those
-are plausible numbers of the right size.
+are plausible numbers of the right size. Buffers and lowest
+rates: HP's manual of the Ultrium 960 (LTO-3), Dell's of its LTO-5 and DDS-4 drives (that of the
+latter for all DAT), Quantum's figures of LTO-8 and LTO-9, published figures of the AIT-1; the
+buffer of LTO-8 and LTO-9, and that of all others, is a guess. Nobody publishes how long a
+back-hitch takes: Fermilab measured 3 s for a stop at a filemark.
 """
 
 from __future__ import annotations
@@ -83,12 +87,21 @@ class Personality:
     load_s: float = 10.0
     # What the first load of a new cartridge takes on top of that.
     first_load_s: float = 0.0
+    # The drive's own buffer, for `TapeStream` alone: nothing is kept in it.
+    drive_buffer_bytes: int = 10 * _MB
+    # How slow the tape may run to wait for the host; None: it has one speed.
+    rate_min_bytes_per_s: int | None = None
     # Unit attention 29h/03h after a Bulk-Only Mass Storage Reset.
     reports_class_reset: bool = True
     # bInterfaceSubClass: 06h transparent SCSI; 02h ATAPI and 03h QIC-157, with CDBs of 12 bytes.
     usb_subclass: int = 0x06
     # As libusb counts: 2 full speed, 3 high speed.
     usb_speed: int = 3
+
+    @property
+    def lowest_rate_bytes_per_s(self) -> int:
+        """How slow the tape may run."""
+        return self.rate_min_bytes_per_s or self.rate_bytes_per_s
 
 
 _KNOWN: Final = (
@@ -109,6 +122,7 @@ _KNOWN: Final = (
         strict_mode_allocation=True,
         full_search_s=40.0,
         usb_subclass=0x02,
+        drive_buffer_bytes=12 * _MB,
     ),
     Personality(
         name="ait3",
@@ -127,6 +141,7 @@ _KNOWN: Final = (
         strict_mode_allocation=True,
         capacity_log_unit_bytes=KIB,
         full_search_s=54.0,
+        drive_buffer_bytes=12 * _MB,
     ),
     Personality(
         name="dat72",
@@ -282,6 +297,8 @@ _KNOWN: Final = (
         full_search_s=100.0,
         has_sequential_access_log=True,
         compression_log_page=0x32,
+        drive_buffer_bytes=64 * _MB,
+        rate_min_bytes_per_s=27 * _MB,
     ),
     Personality(
         name="lto5",
@@ -303,6 +320,8 @@ _KNOWN: Final = (
         has_sequential_access_log=True,
         has_device_statistics=True,
         compression_log_page=0x1B,
+        drive_buffer_bytes=256 * _MB,
+        rate_min_bytes_per_s=40 * _MB,
     ),
     Personality(
         name="lto8",
@@ -324,6 +343,8 @@ _KNOWN: Final = (
         has_sequential_access_log=True,
         has_device_statistics=True,
         compression_log_page=0x1B,
+        drive_buffer_bytes=_GB,
+        rate_min_bytes_per_s=112 * _MB,
     ),
     Personality(
         name="lto9",
@@ -346,6 +367,8 @@ _KNOWN: Final = (
         has_sequential_access_log=True,
         has_device_statistics=True,
         compression_log_page=0x1B,
+        drive_buffer_bytes=_GB,
+        rate_min_bytes_per_s=177 * _MB,
     ),
 )
 

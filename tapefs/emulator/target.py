@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from tapefs.emulator.deck import DriveLog, Faults
     from tapefs.emulator.medium import VirtualCartridge
+    from tapefs.emulator.tape_stream import TapeStream
 
 _NO_SENSE: Final = Sense()
 _NO_SERIAL: Final = "VT0000000000"
@@ -66,8 +67,10 @@ class Target:
         personality: Personality | None = None,
         *,
         becoming_ready_polls: int = 0,
+        stream: TapeStream | None = None,
     ) -> None:
         """Power on, with `cartridge` loaded. The personality defaults to the cartridge's own.
+        `stream` is the drive's buffer, where the caller has a clock.
 
         After each load, `becoming_ready_polls` commands that need the medium find the drive not
         ready yet. Raises UsageError when the cartridge names a personality that does not exist,
@@ -80,6 +83,7 @@ class Target:
             cartridge.memory.serial if cartridge is not None else _NO_SERIAL,
             cartridge,
             becoming_ready_polls,
+            stream,
         )
         self._handlers = commands.handlers(self._unit.personality)
         self._sense = _NO_SENSE

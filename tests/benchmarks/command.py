@@ -34,7 +34,12 @@ def _parser() -> argparse.ArgumentParser:
         epilog="rows: " + ", ".join(row.name for row in ROWS),
     )
     parser.add_argument("rows", nargs="*", metavar="ROW", help="which rows; without: all")
-    parser.add_argument("--runs", type=int, default=_RUNS_DEFAULT, help="of each (default 5)")
+    parser.add_argument(
+        "--runs",
+        type=int,
+        default=_RUNS_DEFAULT,
+        help="of each (default 5); of what comes out the same each time, one",
+    )
     parser.add_argument("--small", action="store_true", help="toy sizes: the figures mean nothing")
     parser.add_argument(
         "--tmpfs", type=Path, default=Path("/dev/shm"), help="a directory in memory (/dev/shm)"
@@ -87,9 +92,10 @@ def _measure(
         for row in rows:
             for place, parent in places.items() if row.in_every_place else [(_NOWHERE, asked.disk)]:
                 runs = []
-                for number in range(asked.runs):
-                    print(f"{row.name} on {place}: {number + 1} of {asked.runs}", file=sys.stderr)
-                    is_drawn = asked.picture is not None and number == asked.runs - 1
+                count = asked.runs if row.varies else 1
+                for number in range(count):
+                    print(f"{row.name} on {place}: {number + 1} of {count}", file=sys.stderr)
+                    is_drawn = asked.picture is not None and number == count - 1
                     timeline = Timeline() if is_drawn else None
                     runs.append(_run_once(row, parent, sources, timeline, small=asked.small))
                     if timeline is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from benchmarks.lane_simulation import RECORD_BYTES, Lane, Outcome, in_virtual_time, random_files
-from tapefs.archive.policy import JobKind, Pressure, burst_bytes, segment_bytes
+from tapefs.archive.policy import JobKind, Pressure, burst_bytes, burst_share_bytes, segment_bytes
 from tapefs.config import Config
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class _Spool:
 async def _archive(lane: Lane, spool: _Spool, end_block: int) -> None:
     machine = lane.machine
     rate, load = machine.rate_bytes_per_s, spool.load
-    spool_share = load.spool_bytes / 4
+    spool_share = burst_share_bytes(load.spool_bytes, _CONFIG)
     worth = min(float(burst_bytes(int(rate * 60), 60.0)), spool_share)
     if load.in_bursts:
         lane.scheduler.burst_follows = lambda: spool.pending_bytes >= worth

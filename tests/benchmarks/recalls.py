@@ -52,6 +52,7 @@ def _row(
         },
         functools.partial(_recall, make, file_bytes),
         in_every_place=False,
+        varies=False,
     )
 
 

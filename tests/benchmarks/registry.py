@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from benchmarks import bulk, listing, recalls, scale, small_files
+from benchmarks import bulk, listing, recalls, scale, small_files, streaming
 
 if TYPE_CHECKING:
     from benchmarks.row import Row
@@ -15,4 +15,5 @@ ROWS: Final[tuple[Row, ...]] = (
     *listing.ROWS,
     *scale.ROWS,
     *recalls.ROWS,
+    *streaming.ROWS,
 )

@@ -76,3 +76,5 @@ class Row:
     measure: Callable[[Run], Mapping[str, float]] = field(repr=False)
     # False: the work touches no disk to speak of, so one place is as good as the other.
     in_every_place: bool = True
+    # False: it comes out the same each time, and one run is enough.
+    varies: bool = True
