@@ -249,6 +249,14 @@ class DataMismatch(TapefsError):
     exit_code = ExitCode.DAMAGED_TAPE
 
 
+class SpoolMismatch(TapefsError):
+    """What the spool gives of a file is not what was written to it."""
+
+    fault = Fault.HOST
+    retry = True
+    exit_code = ExitCode.STATE_UNUSABLE
+
+
 class DamageFound(TapefsError):
     """A verification read what it was asked to, and some of it is not what was written."""
 

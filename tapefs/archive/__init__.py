@@ -16,7 +16,8 @@ the archiver or a verification starts through `trio.to_thread`, each one at a ti
                              (read back), status
     `Snapshot`               opening and closing              `select`, `Burst`; names for a
                                                               verification's plan and report
-    spool files              `Contents` writes, punches       `Burst` reads; fsync
+    spool files              `Contents` writes, punches       `Burst` reads; fsync; a thread of
+                                                              `Arrivals` hashes what arrives
     `RangeSet`s, account     `Contents`, the archiver         never
     record buffers           the lane's job gives back        `RecordPacker` fills
     the record filled last   never                            `RecordPacker`; a thread of the

@@ -11,6 +11,7 @@ everything else, so a file that moved is at both places for a moment rather than
 
 from __future__ import annotations
 
+import os
 import stat
 from typing import TYPE_CHECKING, Final
 
@@ -23,18 +24,20 @@ from tapefs.entries import (
     LinkEntry,
     UnlinkEntry,
 )
-from tapefs.errors import VolumeFull
+from tapefs.errors import SpoolMismatch, VolumeFull
 from tapefs.volume.names import member_path, part_path
 from tapefs.volume.notes import MemberNote, encode_note
 from tapefs.volume.pax import Member, MemberKind
 
 if TYPE_CHECKING:
     from array import array
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
+    from tapefs.archive.arrival import Arrivals
     from tapefs.archive.selection import Limits, Selection
     from tapefs.archive.spool import Spool
     from tapefs.catalog import Snapshot, SnapshotFile, Staged
+    from tapefs.volume.hashing import KnownHashes
     from tapefs.volume.segment import SegmentBuilder
 
 # Files up to this size are archived whole even when only a part of them changed.
@@ -61,6 +64,7 @@ class Burst:
         selection: Selection,
         limits: Limits,
         spool: Spool,
+        arrivals: Arrivals,
         on_tape: Callable[[int], bool],
         tape_lookup: Callable[[int, bytes], int | None],
     ) -> None:
@@ -68,6 +72,7 @@ class Burst:
         self._selection = selection
         self._limits = limits
         self._spool = spool
+        self._arrivals = arrivals
         self._on_tape = on_tape
         self._tape_lookup = tape_lookup
         self._selected = frozenset(selection.inos)
@@ -85,7 +90,7 @@ class Burst:
         # Asked before each file: whether the segment must end with what is in it.
         self.ends_early: Callable[[], bool] = lambda: False
 
-    def records(self, builder: SegmentBuilder) -> Iterator[array[int]]:
+    def records(self, builder: SegmentBuilder) -> Generator[array[int], None, None]:
         """Everything from the first member to the tail, as full records."""
         self.gone_inodes, self.gone_names = [], []
         self.vacated_names.clear()
@@ -132,11 +137,11 @@ class Burst:
         inode, row, links, xattrs = file.inode, file.staged, file.links, file.xattrs
         ino = inode.ino
         path = member_path(self._path(*links[0]), ino)
-        with SpoolContent(self._spool, row) as content:
+        with SpoolContent(self._spool, row, self._arrivals.images) as content:
             whole = self._is_whole(inode, row)
             if whole:
                 member = self._member(inode, path, xattrs, size=inode.size)
-                yield from self._content(builder, member, MemberNote(ino), content)
+                yield from self._whole(builder, member, inode, content)
                 builder.log(self._entry(inode, xattrs, *_hashes(builder)))
                 builder.log(builder.archived.entry)
                 self.entry_count += 2
@@ -144,6 +149,24 @@ class Burst:
                 yield from self._parts(builder, inode, row, path, xattrs, content)
         yield from self._other_links(builder, inode, links, path if whole else None)
         self._linked.add(ino)
+
+    def _whole(
+        self, builder: SegmentBuilder, member: Member, inode: Inode, content: SpoolContent
+    ) -> Iterator[array[int]]:
+        """A whole file, with the hashes that were taken when it arrived, if there are any."""
+        note = MemberNote(inode.ino)
+        with self._arrivals.copying(inode) as known:
+            try:
+                yield from self._content(builder, member, note, content, known)
+            except SpoolMismatch as exc:
+                name, failure = os.fsdecode(member.path), self._arrivals.images.failure
+                raise SpoolMismatch(
+                    f"{name!r} changed while it was copied, and its old bytes could not be put "
+                    f"aside: {failure.strerror}; make room on the spool's disk"
+                    if failure
+                    else f"the spool does not give back what was written to {name!r}; compare the "
+                    "file with its source, and look after the spool's disk"
+                ) from exc
 
     def _is_whole(self, inode: Inode, row: Staged) -> bool:
         """Whether the file goes to tape in one piece: all of it here, and worth it."""
@@ -179,11 +202,16 @@ class Burst:
             self.entry_count += 1
 
     def _content(
-        self, builder: SegmentBuilder, member: Member, note: MemberNote, content: SpoolContent
+        self,
+        builder: SegmentBuilder,
+        member: Member,
+        note: MemberNote,
+        content: SpoolContent,
+        known: KnownHashes | None = None,
     ) -> Iterator[array[int]]:
         """One file member; gives up when the segment must end and too much of it is missing."""
         end_bytes = builder.position_bytes + member.size
-        for record in builder.add_file(member, note, content):
+        for record in builder.add_file(member, note, content, known):
             yield record
             missing_bytes = end_bytes - builder.position_bytes
             if missing_bytes > self._limits.cut_bytes_max and self.ends_early():

@@ -20,13 +20,14 @@ import trio
 
 from tapefs import telemetry
 from tapefs.archive.admission import Admission
+from tapefs.archive.arrival import Arrivals
 from tapefs.archive.in_flight import InFlight
 from tapefs.archive.open_file import FileState as FileState
 from tapefs.archive.open_file import OpenFile, Place, clean_state
 from tapefs.archive.ranges import END_OF_FILE, RangeSet
 from tapefs.archive.spool import punch
 from tapefs.catalog import Staged
-from tapefs.errors import DataMismatch, FilesystemError, MediumFailed, SpoolFull
+from tapefs.errors import DataMismatch, FilesystemError, MediumFailed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -84,6 +85,7 @@ class Contents:
         self._clean_is_durable = True
         self.admission = Admission(account, spool, config, recalled)
         self.admission.evict = self.evict
+        self.arrivals = Arrivals(spool, self.admission.make_room_on_disk, config.unhashed_bytes)
         # Set by whoever builds the archive: returns when all is on tape.
         self.sync_to_tape: Callable[[], Awaitable[None]] | None = None
         files, dirty_bytes, resident_bytes = catalog.staged_totals()
@@ -224,22 +226,12 @@ class Contents:
         await self.admission.admit(end - min(offset, inode.size), end - offset)
         start = min(offset, inode.size)  # others may have written while we waited
         self._spool.keep(ino)
-        self._put(self._fd(file), offset, data)
+        self._fd(file)
+        self.arrivals.put(file, offset, data)
         self._mark(file, start, offset, end)
         inode.size = max(inode.size, end)
         self._content_changed(file)
         return len(data)
-
-    def _put(self, fd: int, offset: int, data: bytes) -> None:
-        done = 0
-        while done < len(data):
-            try:
-                done += os.pwrite(fd, data[done:] if done else data, offset + done)
-            except OSError as exc:
-                if exc.errno != errno.ENOSPC:
-                    raise
-                if not self.admission.make_room_on_disk():
-                    raise SpoolFull("the disk that holds the spool is full") from exc
 
     async def truncate(self, ino: int, size: int) -> None:
         """Set the size of `ino`; new bytes are zeros. Raises as `write` does."""
@@ -250,6 +242,8 @@ class Contents:
         inode = file.inode
         if size > inode.size:
             await self.admission.admit(size - inode.size, 0)
+        if size != inode.size:
+            self.arrivals.forget(ino)
         if size > inode.size:
             self._mark(file, inode.size, size, size)
         elif size < inode.size:
@@ -312,6 +306,7 @@ class Contents:
         self._account.pending_count -= bool(file.dirty)
         self._spool.used_bytes -= file.resident.total_bytes
         self._in_flight.note(ino, 0, END_OF_FILE)
+        self.arrivals.forget(ino)
         if file.fd >= 0:
             os.close(file.fd)
         self._spool.remove(ino)
@@ -377,6 +372,7 @@ class Contents:
         """
         self._clean_is_durable = False
         keep = self._in_flight.unchanged(ino, archived)
+        self.arrivals.forget(ino)  # from now on it goes to tape in parts
         file = self._files.get(ino)
         if file is None:
             row = self._catalog.load_staged(ino)
@@ -474,6 +470,7 @@ class Contents:
     def _close(self, file: OpenFile) -> None:
         if file.unsaved:
             self.save(file)
+        self.arrivals.complete(file.inode.ino)
         if file.fd >= 0:
             os.close(file.fd)
             file.fd = -1

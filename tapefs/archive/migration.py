@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import logging
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import trio
@@ -21,7 +22,7 @@ from tapefs.archive.confirmation import Confirmation
 from tapefs.archive.policy import Pressure, segment_bytes
 from tapefs.archive.selection import Limits, Selection, select
 from tapefs.archive.spool import CACHE_SHARE
-from tapefs.errors import TapefsError
+from tapefs.errors import SpoolMismatch, TapefsError
 from tapefs.volume.journal_file import read_entries
 from tapefs.volume.segment import SegmentBuilder
 
@@ -146,7 +147,13 @@ class Migration:
         selection = await trio.to_thread.run_sync(select, snapshot, limits, after_ino)
         self._contents.narrow_burst(selection.inos)
         burst = Burst(
-            snapshot, selection, limits, self._spool, self._view.has_inode, self._view.lookup
+            snapshot,
+            selection,
+            limits,
+            self._spool,
+            self._contents.arrivals,
+            self._view.has_inode,
+            self._view.lookup,
         )
         burst.ends_early = self._writer.had_early_warning
         self.does_not_fit |= selection.does_not_fit
@@ -195,7 +202,9 @@ class Migration:
             return read_entries(builder.journal_path, place.volume_uuid, place.sequence)
 
         try:
-            await writer.append(burst.records(builder), place.start)
+            # Closed in any case: it holds a local file, and what keeps that as it was.
+            with closing(burst.records(builder)) as records:
+                await writer.append(records, place.start)
             tape_file = builder.tape_file()
             self.state = "verifying"
             await writer.read_back(tape_file)
@@ -203,6 +212,9 @@ class Migration:
             await writer.learn(tape_file, entries())
             await self._confirmation.segment(place.sequence, entries(), epoch, burst.vacated_names)
             self._confirmation.unsaid(burst, place.sequence, epoch)
+        except SpoolMismatch as exc:
+            self.remarks.append(str(exc))
+            raise
         finally:
             self._account.counts_twice = False
             builder.abandon()

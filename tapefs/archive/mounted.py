@@ -253,6 +253,7 @@ def closing_volume(volume: MountedVolume) -> Iterator[MountedVolume]:
     try:
         yield volume
     finally:
+        volume.contents.arrivals.close()
         volume.catalog.close(clean=volume.clean)
         volume.view.close()
         volume.archiver.close()

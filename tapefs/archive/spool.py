@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import os
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tapefs.errors import StateUnusable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _FALLOC_FL_KEEP_SIZE: Final = 1
 _FALLOC_FL_PUNCH_HOLE: Final = 2
@@ -36,7 +39,7 @@ class Spool:
     """
 
     def __init__(self, directory: Path, limit_bytes: int) -> None:
-        self._directory = directory
+        self.directory: Final = directory
         # Names are made as text: there are several for each small file.
         self._root = os.fspath(directory)
         self.limit_bytes = limit_bytes
@@ -81,6 +84,15 @@ class Spool:
         thread. Raises OSError."""
         return os.open(self._name(ino), os.O_RDONLY | os.O_CLOEXEC)
 
+    @contextmanager
+    def reading(self, ino: int) -> Iterator[int]:
+        """`open_for_reading`, closed at the end."""
+        fd = self.open_for_reading(ino)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
     def file_bytes(self, ino: int) -> int:
         """Length of the spool file of `ino`; 0 when there is none."""
         try:
@@ -91,7 +103,7 @@ class Spool:
     def sync_directories(self) -> None:
         """Make the names of spool files created so far survive power loss."""
         for number in self._new_in:
-            _sync_directory(self._directory / f"{number:02x}")
+            _sync_directory(self.directory / f"{number:02x}")
         self._new_in.clear()
 
     def remove(self, ino: int) -> None:
@@ -143,9 +155,9 @@ class Spool:
         """Delete spool files of inodes not in `known` (left by a crash). Returns how many."""
         count = 0
         for number in range(_FANOUT):
-            for name in os.listdir(self._directory / f"{number:02x}"):
+            for name in os.listdir(self.directory / f"{number:02x}"):
                 if not name.isdigit() or int(name) not in known:
-                    (self._directory / f"{number:02x}" / name).unlink()
+                    (self.directory / f"{number:02x}" / name).unlink()
                     count += 1
         return count
 

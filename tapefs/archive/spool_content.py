@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Self
 
+from tapefs.archive.before_images import Reader
 from tapefs.archive.ranges import RangeSet
 
 if TYPE_CHECKING:
+    from tapefs.archive.before_images import BeforeImages
     from tapefs.archive.spool import Spool
     from tapefs.catalog import Staged
 
@@ -15,8 +17,10 @@ if TYPE_CHECKING:
 class SpoolContent:
     """A file's bytes as the spool has them; what is not there is a hole."""
 
-    def __init__(self, spool: Spool, row: Staged) -> None:
+    def __init__(self, spool: Spool, row: Staged, images: BeforeImages) -> None:
         self._resident = RangeSet(row.resident)
+        self._ino = row.ino
+        self._images = images
         self._fd = spool.open_for_reading(row.ino) if row.resident else -1
 
     def __enter__(self) -> Self:
@@ -28,6 +32,10 @@ class SpoolContent:
 
     def fill(self, space: memoryview, offset: int) -> None:
         """Fill `space` with the bytes from `offset` on; zeros where the spool has none."""
+        with self._images.reading(Reader.COPY, self._ino, space, offset):
+            self._fill(space, offset)
+
+    def _fill(self, space: memoryview, offset: int) -> None:
         end = offset + len(space)
         if not self._resident.covers(offset, end):
             space[:] = bytes(len(space))

@@ -12,6 +12,7 @@ import enum
 from tapefs.errors import (
     Fault,
     MediumFailed,
+    SpoolMismatch,
     TapefsError,
     VolumeFull,
     WriteProtected,
@@ -38,6 +39,8 @@ def remedy(error: TapefsError, failures_in_row: int, attempts_max: int) -> Remed
     cause: TapefsError = error.condition if isinstance(error, DeferredError) else error
     if _is_hopeless(cause):
         return Remedy.WRITE_NO_MORE
+    if isinstance(cause, SpoolMismatch):
+        return Remedy.AGAIN  # each file once: it is hashed anew then
     if not isinstance(cause, VolumeFull | MediumFailed | AbortedCommand):
         return Remedy.WAIT
     if failures_in_row >= attempts_max:

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
+from tapefs.errors import SpoolMismatch
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from concurrent.futures import Executor, Future
 
 
@@ -42,3 +45,23 @@ class ContentHashes:
         if self._under_way is not None:
             self._under_way.result()
             self._under_way = None
+
+
+class KnownHashes:
+    """SHA-256 and xxh128 that somebody else takes of the content; the xxh128 is taken again."""
+
+    def __init__(self, digests: Callable[[], tuple[bytes, bytes] | None]) -> None:
+        """`digests` waits for SHA-256 and xxh128; None where they could not be taken."""
+        self._digests = digests
+        self._xxh128 = xxhash.xxh3_128()
+
+    def update(self, piece: memoryview, *, last: bool) -> None:
+        """Take the next piece."""
+        self._xxh128.update(piece)
+
+    def digests(self) -> tuple[bytes, bytes]:
+        """SHA-256 and xxh128 of everything so far. Raises SpoolMismatch: they are of others."""
+        known = self._digests()
+        if known is None or known[1] != self._xxh128.digest():
+            raise SpoolMismatch("a file is not what was hashed")
+        return known

@@ -18,7 +18,7 @@ import xxhash
 from tapefs.drive import TapeAddress
 from tapefs.entries import Entry, ExtentEntry, TapeFile, TapeFileKind
 from tapefs.volume import journal
-from tapefs.volume.hashing import ContentHashes
+from tapefs.volume.hashing import ContentHashes, KnownHashes
 from tapefs.volume.manifest import encode_manifest_line
 from tapefs.volume.names import catalog_path, journal_path, manifest_path
 from tapefs.volume.notes import MemberNote, encode_note
@@ -178,16 +178,19 @@ class SegmentBuilder(_TapeFileBuilder):
             self._manifest.write(encode_manifest_line(hashlib.sha256().digest(), member.path))
         yield from self._packer.take_full()
 
-    def add_file(self, member: Member, note: MemberNote, source: Source) -> Iterator[array[int]]:
+    def add_file(
+        self, member: Member, note: MemberNote, source: Source, known: KnownHashes | None = None
+    ) -> Iterator[array[int]]:
         """`member.size` bytes of `source`, from `note.offset` on (None: from 0).
 
-        The member's comment is made here. `archived` then holds what to log. Raises OSError when
-        the local file cannot be read.
+        The member's comment is made here. `archived` then holds what to log. With `known` hashes
+        none are taken, but the content is seen to be what they are of. Raises OSError when the
+        local file cannot be read, SpoolMismatch when it is not what is known.
         """
         if member.size <= _HASH_FIRST_BYTES:
             self._small_file(member, note, source)
         else:
-            yield from self._large_file(member, note, source)
+            yield from self._large_file(member, note, source, known)
         self._manifest.write(encode_manifest_line(self.archived.entry.sha256, member.path))
         self._packer.put(bytes(pad_length(member.size)))
         yield from self._packer.take_full()
@@ -204,11 +207,13 @@ class SegmentBuilder(_TapeFileBuilder):
         self.archived = Archived(entry, xxhash.xxh3_128_digest(data))
         self._packer.put(data)
 
-    def _large_file(self, member: Member, note: MemberNote, source: Source) -> Iterator[array[int]]:
+    def _large_file(
+        self, member: Member, note: MemberNote, source: Source, known: KnownHashes | None
+    ) -> Iterator[array[int]]:
         offset = note.offset or 0
         self._put_header(member, encode_note(note))
         packer, position = self._packer, self._packer.position
-        hashes = ContentHashes(self._hasher)
+        hashes = known or ContentHashes(self._hasher)
         done = 0
         while done < member.size:
             space = packer.space(member.size - done)
