@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from benchmarks import bulk, listing, recalls, scale, small_files, streaming
+from benchmarks import bulk, bus, listing, recalls, scale, small_files, streaming
 
 if TYPE_CHECKING:
     from benchmarks.row import Row
@@ -16,4 +16,5 @@ ROWS: Final[tuple[Row, ...]] = (
     *scale.ROWS,
     *recalls.ROWS,
     *streaming.ROWS,
+    *bus.ROWS,
 )
