@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import sys
 import time
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from screen_rig import Terminal as Screen
 
 from tapefs.cli import status
-from tapefs.cli.terminal import Terminal, amounts_text, bytes_text, duration_text, named_rows
+from tapefs.cli.terminal import Table, Terminal, amounts_text, bytes_text, duration_text, named_rows
 
 MIB = 1 << 20
 
@@ -185,3 +186,40 @@ def test_what_one_is_asked_to_do_is_never_cut_off(columns: int) -> None:
         screen.until(lambda lines: ASKING in " ".join(" ".join(lines).split()))
         assert screen.wait() == 0
         assert screen.lines() == [""] * 8
+
+
+VOLUMES = Table(
+    "volumes",
+    [("FIRST", "e875bfb5", "2031-05-17", "46.2 MiB"), ("SECOND", "736c0a12", "never", "1.0 KiB")],
+    ("volume", "UUID", "last here", "content"),
+)
+
+
+def shown(columns: int, monkeypatch: pytest.MonkeyPatch, *parts: str | Table) -> list[str]:
+    """What a terminal so wide gets."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    out = FakeTty()
+    monkeypatch.setattr(sys, "stdout", out)
+    Terminal().answer({}, *parts)
+    return [line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).splitlines()]
+
+
+def test_a_table_breaks_no_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "│ FIRST  │ e875bfb5 │ 2031-05-17 │ 46.2 MiB │" in shown(80, monkeypatch, VOLUMES)
+    assert shown(40, monkeypatch, VOLUMES) == [
+        "volumes",
+        "FIRST",
+        "  UUID e875bfb5, last here 2031-05-17,",
+        "  content 46.2 MiB",
+        "SECOND",
+        "  UUID 736c0a12, last here never,",
+        "  content 1.0 KiB",
+    ]
+
+
+def test_nothing_is_cut_off_and_commands_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = "/a" * 60
+    lines = shown(60, monkeypatch, Table("found", [("file", path)]), f"next: ls {path}")
+    assert "".join("".join(lines).replace("│", " ").split()).count("/a") == 120
+    assert lines[-1] == f"next: ls {path}"

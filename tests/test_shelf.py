@@ -24,9 +24,12 @@ from tapefs import cli
 from tapefs.archive import known_volumes, shelf, waiting
 from tapefs.archive.catalogs import LIVE_NAME, VERIFIED_NAME, VIEW_NAME
 from tapefs.archive.known_volumes import KnownVolume
+from tapefs.archive.open_file import FileState
 from tapefs.catalog import Catalog, Wanted, remove_database
 from tapefs.catalog.shelf import PAGE_ROWS
-from tapefs.entries import printable
+from tapefs.cli.shelf import entry_text
+from tapefs.cli.terminal import time_text
+from tapefs.entries import Inode, printable
 from tapefs.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -322,6 +325,22 @@ def run_for_nobody(words: list[str]) -> subprocess.CompletedProcess[bytes]:
         )
     finally:
         os.close(writing)
+
+
+@pytest.mark.parametrize(
+    ("columns", "line"),
+    [
+        (None, "-rw-r--r--     0     0              5 WHEN resident    name"),
+        (100, "-rw-r--r--     0     0              5 WHEN resident    name"),
+        (80, "-rw-r--r--              5 WHEN resident    name"),
+        (60, "             5 DAY resident    name"),
+    ],
+)
+def test_a_narrow_terminal_gets_less_of_a_file(columns: int | None, line: str) -> None:
+    inode = Inode(2, stat.S_IFREG | 0o644, size=5, mtime_ns=10**18)
+    text = entry_text(shelf.ShelfEntry(b"name", inode, FileState.RESIDENT, 0), "name", columns)
+    when = time_text(inode.mtime_ns)
+    assert text == line.replace("WHEN", when).replace("DAY", when.partition(" ")[0])
 
 
 async def test_names_of_volumes_may_hold_colons(tmp_path: Path) -> None:

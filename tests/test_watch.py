@@ -287,6 +287,26 @@ async def test_the_mount_ends_while_one_watches(tmp_path: Path) -> None:
     assert terminal.raw.endswith(f"tapefs: {tmp_path} is not mounted any more\r\n".encode())
 
 
+@pytest.mark.parametrize(("term", "drawn"), [("xterm-256color", True), ("dumb", False)])
+async def test_without_watching_the_screen_is_printed_once(
+    tmp_path: Path, term: str, drawn: bool
+) -> None:
+    async with served(tmp_path):
+
+        def run() -> Terminal:
+            with Terminal([str(TAPEFS), "status"], 60, 200, environment(TERM=term)) as terminal:
+                terminal.wait()
+                return terminal
+
+        terminal = await trio.to_thread.run_sync(run)
+    assert terminal.code == 0
+    assert ALTERNATE not in terminal.raw
+    lines = terminal.lines()
+    assert shows("● writing for 12.5 s")(lines) is drawn
+    assert shows("recalls waiting at blocks")(lines) is not drawn, "every figure"
+    assert shows("HP")(lines)
+
+
 # -- in a pipe
 
 

@@ -10,6 +10,7 @@ from tapefs.errors import ProblemFound
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from tapefs.cli.terminal import Terminal
 
@@ -56,7 +57,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     terminal.answer(
         answer,
         Table("this computer", rows, ("", "what", "found")),
-        Table("what to do", todo) if todo else "nothing to do",
+        *_lines("what to do", todo),
     )
     problems = [each["check"] for each in findings if each["verdict"] == "problem"]
     if problems:
@@ -64,3 +65,11 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
             f"tapefs cannot work here as things are: see to {', '.join(problems)}, as said above"
         )
     return 0
+
+
+def _lines(title: str, todo: Sequence[tuple[str, str]]) -> list[str]:
+    """No table: what is to be typed shall not be broken by one."""
+    if not todo:
+        return ["nothing to do"]
+    width = max(len(name) for name, _ in todo)
+    return [f"{title}:", *(f"  {name.ljust(width)}  {text}" for name, text in todo)]

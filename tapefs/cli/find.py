@@ -92,6 +92,7 @@ class _Search:
     wanted: Wanted
     copies: Copies | None
     duplicates: bool
+    columns: int | None
 
     def volume(self, volume: KnownVolume) -> _Found:
         """Print what is found on `volume`. Raises StateUnusable."""
@@ -114,7 +115,7 @@ class _Search:
                 names = None if elsewhere is None else [label_of(other) for other in elsewhere]
                 document["also_on"] = names
                 place += _also(names)
-            self.terminal.line(document, entry_text(entry, place))
+            self.terminal.line(document, entry_text(entry, place, self.columns))
         return found
 
     def _is_listed(
@@ -158,7 +159,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
         if arguments.duplicates or arguments.single_copy:
             copies = opened.enter_context(shelf.Copies(volumes))
         pattern = os.fsencode(arguments.pattern)
-        search = _Search(terminal, pattern, wanted, copies, arguments.duplicates)
+        search = _Search(terminal, pattern, wanted, copies, arguments.duplicates, terminal.columns)
         for volume in volumes:
             try:
                 results.append((volume, search.volume(volume)))

@@ -131,10 +131,8 @@ def _judge(found: Retrieved, target: Path | str) -> None:
             f"{target}: take them from another copy"
         )
     if found.refused_count:
-        raise Incomplete(
-            f"{found.refused_count} things are not in {target} as they are on tape; the list says "
-            "why"
-        )
+        are = "1 thing is" if found.refused_count == 1 else f"{found.refused_count} things are"
+        raise Incomplete(f"{are} not in {target} as on tape; the list says why")
 
 
 def document(found: Retrieved, target: Path | None) -> dict[str, object]:

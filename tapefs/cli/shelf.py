@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 _PLACE_HELP: Final = "a volume (its name, its UUID, or the beginning of that), and what in it"
 # Of a UUID: enough to tell the cartridges of one shelf apart, and to name one on a command line.
 UUID_SHOWN: Final = 8
+# Narrower terminals get lines without owners, and narrower ones yet without modes and clock times.
+_COLUMNS_OF_OWNERS: Final = 100
+_COLUMNS_OF_MODES: Final = 80
 _KINDS: Final = {
     stat.S_IFREG: "file",
     stat.S_IFDIR: "directory",
@@ -108,7 +111,8 @@ def run_ls(arguments: argparse.Namespace, terminal: Terminal) -> int:
     volume, path = known_volumes.split_place(state_dir, arguments.place)
     for entry in shelf.listing(volume, path):
         name = entry.path.rpartition(b"/")[2]
-        terminal.line(entry_document(volume, entry), entry_text(entry, printable(name)))
+        text = entry_text(entry, printable(name), terminal.columns)
+        terminal.line(entry_document(volume, entry), text)
     return 0
 
 
@@ -122,7 +126,8 @@ def run_du(arguments: argparse.Namespace, terminal: Terminal) -> int:
         totals = usage.totals
         text = (
             f"{bytes_text(totals.size_bytes):>10}  {bytes_text(totals.tape_bytes):>10} on tape"
-            f"  {totals.files_count:>9,} files  /{printable(usage.path)}"
+            f"  {totals.files_count:>9,} {'file ' if totals.files_count == 1 else 'files'}"
+            f"  /{printable(usage.path)}"
         )
         terminal.line(usage_document(volume, usage), text)
     return 0
@@ -215,15 +220,18 @@ def _waiting_text(item: VolumeSummary) -> str:
     return f"{waiting.changes_count:,} changes" if waiting.changes_count else "nothing"
 
 
-def entry_text(entry: ShelfEntry, name: str) -> str:
-    """A file for people, on one line."""
+def entry_text(entry: ShelfEntry, name: str, columns: int | None) -> str:
+    """A file for people, on one line; on a terminal of few `columns` less of it."""
     inode = entry.inode
     state = entry.state.value if entry.state else "-"
     arrow = "" if inode.target is None else f" -> {printable(inode.target)}"
-    return (
-        f"{stat.filemode(inode.mode)} {inode.uid:>5} {inode.gid:>5} {_size_text(inode):>14} "
-        f"{time_text(inode.mtime_ns)} {state:<11} {name}{arrow}"
-    )
+    mode, when = stat.filemode(inode.mode), time_text(inode.mtime_ns)
+    what = f"{_size_text(inode):>14} {when} {state:<11} {name}{arrow}"
+    if columns is None or columns >= _COLUMNS_OF_OWNERS:
+        return f"{mode} {inode.uid:>5} {inode.gid:>5} {what}"
+    if columns >= _COLUMNS_OF_MODES:
+        return f"{mode} {what}"
+    return f"{_size_text(inode):>14} {when.partition(' ')[0]} {state:<11} {name}{arrow}"
 
 
 def _size_text(inode: Inode) -> str:

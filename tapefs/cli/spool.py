@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tapefs.cli import arguments as shared
+from tapefs.cli.shelf import UUID_SHOWN
 from tapefs.cli.terminal import Table, bytes_text
 from tapefs.entries import printable
 from tapefs.errors import ExitCode
@@ -65,7 +66,7 @@ def run_list(arguments: argparse.Namespace, terminal: Terminal) -> int:
         rows = [
             (
                 volume.name,
-                volume.uuid,
+                volume.uuid[:UUID_SHOWN],
                 f"{volume.files_count:,}",
                 bytes_text(volume.waiting_bytes),
                 f"{volume.changes_count:,}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tapefs.cli import arguments as shared
@@ -24,7 +24,8 @@ def add_parsers(commands: shared.Commands) -> None:
         run,
         summary="show drive, tape, spool and what is not on tape yet",
         description="Show what the mount at MOUNTPOINT is doing; all mounts of this user without "
-        "it. Answers at once, also while the mount waits for the tape.",
+        "it. Answers at once, also while the mount waits for the tape. In a pipe, and with --json, "
+        "it tells every figure.",
         example="tapefs status /mnt/tape --json",
     )
     parser.add_argument("mountpoint", metavar="MOUNTPOINT", nargs="?")
@@ -59,14 +60,21 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     if arguments.mountpoint is not None:
         with control.Connection(mountpoints.real(arguments.mountpoint)) as connection:
             status = connection.status()
-        terminal.answer(status, *tables(status))
+        _answer(terminal, status, [status])
         return 0
     statuses = list(control.all_statuses())
     if not statuses:
         raise NotMounted("no tape of this user is mounted; 'tapefs mount --help' shows how")
-    parts = [table for status in statuses for table in tables(status)]
-    terminal.answer({"mounts": statuses}, *parts)
+    _answer(terminal, {"mounts": statuses}, statuses)
     return 0
+
+
+def _answer(
+    terminal: Terminal, document: Mapping[str, Any], statuses: Sequence[dict[str, Any]]
+) -> None:
+    """On a terminal the screen that --watch draws; else everything there is to say."""
+    if terminal.columns is None or not watch.draw_once(statuses):
+        terminal.answer(document, *(table for status in statuses for table in tables(status)))
 
 
 def _print_metrics(arguments: argparse.Namespace) -> int:

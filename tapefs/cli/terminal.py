@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,6 +30,9 @@ _BAR_COLUMNS: Final = 72
 # The bar takes what room there is, and no less than this.
 _BAR_COLUMNS_MIN: Final = 8
 
+# A table of so many columns is no table any more where its words do not fit.
+_COLUMNS_MANY: Final = 4
+
 _BYTE_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -47,6 +51,13 @@ class Terminal:
         self._json_output = json_output
         # What to say when Ctrl-C ends the command; each command knows what it leaves behind.
         self.if_interrupted = "interrupted; nothing was changed"
+
+    @property
+    def columns(self) -> int | None:
+        """How wide the terminal is that the answer goes to; None for a pipe or a script."""
+        if self._json_output or not sys.stdout.isatty():
+            return None
+        return shutil.get_terminal_size().columns
 
     def answer(self, document: Mapping[str, Any], *parts: str | Table) -> None:
         """Print the command's answer: `document` for scripts, `parts` for people."""
@@ -143,7 +154,11 @@ def _rich_progress() -> Iterator[Report]:
     narrow = console.width < _BAR_COLUMNS
     columns = (
         TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
-        *([] if narrow else [BarColumn(None)]),
+        *(
+            []
+            if narrow
+            else [BarColumn(None, style="dim", complete_style="green", finished_style="green")]
+        ),
         TextColumn(
             "{task.fields[amounts]}",
             markup=False,
@@ -199,23 +214,42 @@ def amounts_text(
 
 def _print_rich(parts: Sequence[str | Table]) -> None:
     from rich.console import Console  # noqa: PLC0415 - see _rich_progress
+    from rich.padding import Padding  # noqa: PLC0415 - see _rich_progress
     from rich.table import Table as RichTable  # noqa: PLC0415 - see _rich_progress
     from rich.text import Text  # noqa: PLC0415 - see _rich_progress
 
     console = Console()
     for part in parts:
         if isinstance(part, str):
-            console.print(Text(part))
+            # Broken by the terminal alone, so that a command in it can be copied.
+            console.print(Text(part), soft_wrap=True)
+            continue
+        if _is_too_wide(part, console.width):
+            console.print(Text(part.title, "italic"))
+            for first, *rest in part.rows:
+                console.print(Text(first, "bold"), soft_wrap=True)
+                named = zip(part.columns[1:], rest, strict=True)
+                text = ", ".join(f"{name} {cell}" for name, cell in named)
+                console.print(Padding(Text(text), (0, 0, 0, 2)))
             continue
         table = RichTable(
             title=Text(part.title), title_justify="left", show_header=bool(part.columns)
         )
-        for column in part.columns:
+        for column in part.columns or [""] * (len(part.rows[0]) if part.rows else 0):
             # Nothing is cut off where the terminal is narrow.
             table.add_column(Text(column), overflow="fold")
         for row in part.rows:
             table.add_row(*(Text(cell) for cell in row))
         console.print(table)
+
+
+def _is_too_wide(table: Table, width: int) -> bool:
+    """Whether words would have to be broken for all of its many columns to stand side by side."""
+    if len(table.columns) < _COLUMNS_MANY:
+        return False
+    cells = zip(table.columns, *table.rows, strict=True)
+    words = (max(len(word) for cell in column for word in cell.split(" ")) for column in cells)
+    return sum(words) + 3 * len(table.columns) + 1 > width
 
 
 def _print_plain(part: str | Table) -> None:
@@ -295,4 +329,5 @@ _UNIT_TEXTS: Final[tuple[tuple[str, Callable[[float], str]], ...]] = (
     ("bytes", bytes_text),
     ("_s", duration_text),
     ("_count", _number_text),
+    ("_h", lambda hours: f"{hours:,} h"),
 )

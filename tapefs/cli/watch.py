@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, Final
 from tapefs.errors import DriveBusy, NotMounted, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from tapefs.cli.terminal import Terminal
+    from tapefs.cli.watch_screen import Glyphs
 
     Show = Callable[[dict[str, Any], str], None]
 
@@ -71,6 +72,22 @@ def watch(mountpoint: Path, interval_s: float, terminal: Terminal, *, as_json: b
             status = _ask_again(mountpoint, status)
     terminal.remark(f"{mountpoint} is not mounted any more")
     return 0
+
+
+def draw_once(statuses: Sequence[dict[str, Any]]) -> bool:
+    """Print the screen of each mount; false where the terminal cannot draw."""
+    from rich.console import Console, Group  # noqa: PLC0415 - 80 ms, for who looks only
+
+    from tapefs.cli.watch_screen import draw  # noqa: PLC0415 - see above
+
+    console = Console()
+    if console.is_dumb_terminal:
+        return False
+    clock = time.strftime("%H:%M:%S")
+    for number, status in enumerate(statuses):
+        lines = draw(status, console.width, clock, _glyphs(console))
+        console.print(Group(*([""] if number else []), *lines))
+    return True
 
 
 def _ask(mountpoint: Path) -> dict[str, Any] | None:
@@ -131,9 +148,9 @@ def _screen(console: Any) -> Iterator[Show]:  # noqa: ANN401 - rich is imported 
     from rich.console import Group  # noqa: PLC0415 - see _shown
     from rich.live import Live  # noqa: PLC0415 - see _shown
 
-    from tapefs.cli.watch_screen import ASCII, UNICODE, draw  # noqa: PLC0415 - see _shown
+    from tapefs.cli.watch_screen import draw  # noqa: PLC0415 - see _shown
 
-    glyphs = UNICODE if console.encoding.startswith("utf") else ASCII
+    glyphs = _glyphs(console)
     with Live(console=console, screen=True, auto_refresh=False) as live:
 
         def show(status: dict[str, Any], problem: str) -> None:
@@ -143,6 +160,12 @@ def _screen(console: Any) -> Iterator[Show]:  # noqa: ANN401 - rich is imported 
             live.update(Group(*lines), refresh=True)
 
         yield show
+
+
+def _glyphs(console: Any) -> Glyphs:  # noqa: ANN401 - rich is imported late
+    from tapefs.cli.watch_screen import ASCII, UNICODE  # noqa: PLC0415 - see _shown
+
+    return UNICODE if console.encoding.startswith("utf") else ASCII
 
 
 class _JsonLines:

@@ -99,6 +99,18 @@ echo first >/mnt/first/first
 umount /mnt/first
 appears $T
 
+# With two more words in it the first access does, and systemd unmounts what is not used.
+mkdir /mnt/second
+echo '@fstab@' | sed 's# /mnt/tape # /mnt/second #; s#noauto,#&@automount@,@idle@,#' >/etc/fstab
+systemctl daemon-reload
+systemctl restart local-fs.target
+is active mnt-second.automount
+[ "$(cat /mnt/second/first)" = first ]
+is active mnt-second.mount
+echo second >/mnt/second/second
+is inactive mnt-second.mount
+appears $T
+
 # Somebody else than root, in the group of tape operators.
 @user@
 echo DRIVE=usb >/etc/tapefs/tape.conf
@@ -107,6 +119,10 @@ systemctl start tapefs@tape
 [ "$(stat -c %U /proc/$(systemctl show -P MainPID tapefs@tape))" = tapefs ]
 systemctl stop tapefs@tape
 [ "$(systemctl show -P Result tapefs@tape)" = success ]
+
+# Switched off while it is mounted.
+echo third >/mnt/second/third
+is active mnt-second.mount
 """
 
 
@@ -141,11 +157,15 @@ def test_plug_mount_write_shut_down_boot(tmp_path: Path) -> None:
         "mount_rule": r"^(cp .*/61-tapefs(?:.*\n)+?)```",
         "fstab": r"^(usb +/mnt/tape .*)\n",
         "user": r"^(useradd (?:.*\n)+?)```",
+        "automount": r"`(x-systemd\.automount)`",
+        "idle": r"`(x-systemd\.idle-timeout=)",
     }
     words = {
         f"@{name}@": re.findall(pattern, readme, re.MULTILINE)[0]
         for name, pattern in blocks.items()
     }
+
+    words["@idle@"] += "20s"
 
     def boot(number: int, script: str) -> str:
         exchange = tmp_path / f"boot{number}"
@@ -178,4 +198,4 @@ def test_plug_mount_write_shut_down_boot(tmp_path: Path) -> None:
     tapefs("verify", drive, *state)
     listed = tapefs("ls", "GUEST:/", "--json", *state).splitlines()
     names = {json.loads(line)["path"].rpartition("/")[2] for line in listed}
-    assert {"before", "during", "late", "first"} <= names
+    assert {"before", "during", "late", "first", "second", "third"} <= names
