@@ -51,6 +51,7 @@ class ExitCode(enum.IntEnum):
     DAMAGE_FOUND = 21
     INCOMPLETE = 22
     PROBLEM_FOUND = 23
+    OUTPUT_FAILED = 24
     INTERRUPTED = 130
 
 
@@ -276,6 +277,13 @@ class ProblemFound(TapefsError):
 
     fault = Fault.HOST
     exit_code = ExitCode.PROBLEM_FOUND
+
+
+class OutputFailed(TapefsError):
+    """What a command prints or lists cannot be written where it is to go."""
+
+    fault = Fault.HOST
+    exit_code = ExitCode.OUTPUT_FAILED
 
 
 class FilesystemError(TapefsError):

@@ -395,6 +395,29 @@ def test_an_image_without_a_chip_gets_one(path: Path) -> None:
     assert cartridge_memory.load(memory_path(path)) == again.memory
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"hi\n", id="shorter than a word"),
+        pytest.param(bytes.fromhex("1f8b080000000000") + b"\x5a" * 300, id="gzip"),
+        pytest.param("a letter".encode("utf-16-le"), id="UTF-16"),
+    ],
+)
+def test_what_is_no_image_is_no_blank_cartridge(path: Path, content: bytes) -> None:
+    """Its first word passes for the length of a record that a crash cut off."""
+    path.write_bytes(content)
+    with pytest.raises(DamagedTape, match="nothing in it is a record; name another file"):
+        VirtualCartridge.open(path)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 4, b"\xff" * 4 + b"left over"])
+def test_an_image_without_anything_is_blank(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with VirtualCartridge.open(path) as cartridge:
+        assert cartridge.object_count == 0
+
+
 def test_a_field_of_a_later_version_is_ignored(path: Path) -> None:
     create(path).close()
     chip = memory_path(path)

@@ -55,7 +55,10 @@ def known_volumes(state_dir: Path) -> Iterator[KnownVolume]:
     except FileNotFoundError:
         return
     except OSError as exc:
-        raise StateUnusable(f"{state_dir} cannot be read: {exc.strerror}") from exc
+        raise StateUnusable(
+            f"the state directory {state_dir} cannot be read: {exc.strerror}; name another "
+            "one with --state-dir"
+        ) from exc
     for name in names:
         directory = state_dir / "volumes" / name
         if _is_uuid(name) and any((directory / file).exists() for file in _CATALOGS):

@@ -75,7 +75,9 @@ def move(volume: WaitingVolume, target: Path, report: Report) -> Moved:
         try:
             root = os.open(target, placement.OPEN_DIRECTORY & ~os.O_NOFOLLOW)
         except OSError as exc:
-            raise MountpointUnusable(f"{target} is no usable directory: {exc.strerror}") from exc
+            raise MountpointUnusable(
+                f"{target} is no usable directory: {exc.strerror}; name one that exists with --to"
+            ) from exc
         opened.callback(os.close, root)
         mover = _Mover(catalog, view, spool, root, report, trusts_caches=was_clean)
         try:

@@ -216,6 +216,12 @@ def usage(volume: KnownVolume, path: bytes) -> Iterator[Usage]:
         yield Usage(at, catalog.totals(found.inode.ino))
 
 
+def require(volume: KnownVolume, path: bytes) -> None:
+    """Raises UsageError when `volume` has nothing at `path`, StateUnusable."""
+    with _opened(volume) as catalog:
+        _resolved(catalog, volume, path)
+
+
 def clean_path(path: bytes) -> bytes:
     """`path` from a volume's root on, as it is written in a catalog: without `.`, `..`, slashes."""
     return posixpath.normpath(b"/" + path).lstrip(b"/")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import tapefs
 from tapefs.cli.arguments import Parser
-from tapefs.cli.terminal import Terminal
+from tapefs.cli.terminal import Terminal, standard_output
 from tapefs.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -107,14 +107,16 @@ def mount_main(argv: Sequence[str] | None = None) -> int:
 
 def _judged(command: Callable[[], int], terminal: Terminal, *, verbose: bool) -> int:
     """Run `command`; whatever it raises becomes one sentence and one exit code."""
+    _stand_in_for_closed_streams()
     try:
         code = command()
         # Not left to Python's end, where a reader that has gone would be an error.
-        sys.stdout.flush()
+        with standard_output():
+            sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # Whoever read our output has seen enough; Python must not complain at its own end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output has seen enough.
+        _silence()
         return int(ExitCode.OK)
     except (Exception, KeyboardInterrupt, BaseExceptionGroup) as exc:  # noqa: BLE001 - the last frame
         # Only who fails needs them.
@@ -123,9 +125,32 @@ def _judged(command: Callable[[], int], terminal: Terminal, *, verbose: bool) ->
         from tapefs.cli.verdict import verdict_of  # noqa: PLC0415
 
         verdict = verdict_of(exc)
+        if verdict.exit_code == ExitCode.OUTPUT_FAILED:
+            _silence()
         if verdict.exit_code == ExitCode.INTERRUPTED:
             verdict = verdict._replace(sentence=terminal.if_interrupted)
         if verdict.traceback_wanted and verbose:
             traceback.print_exception(exc)
         terminal.complain(verdict)
         return verdict.exit_code
+
+
+def _stand_in_for_closed_streams() -> None:
+    """Open what the caller closed: else the next file, a catalog perhaps, gets its number.
+
+    Libraries print to number 2.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+
+
+def _silence() -> None:
+    """Python must not complain about standard output once more, at its own end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

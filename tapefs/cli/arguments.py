@@ -80,7 +80,12 @@ def drive(text: str) -> str:
             return f"virtual:{absolute}{has_settings}{settings}"
     elif kind == "usb" and (rest or not has_rest):
         return text
-    raise UsageError(f"'{text}' names no drive; a drive is {DRIVE_HELP}")
+    hint = ""
+    if text.startswith("/dev/"):
+        hint = "tapefs drives the USB device itself, without the kernel's tape devices: "
+    elif text.endswith(".tap"):
+        hint = f"perhaps virtual:{text} was meant: "
+    raise UsageError(f"'{text}' names no drive; {hint}a drive is {DRIVE_HELP}")
 
 
 def state_dir(chosen: str | None) -> Path:

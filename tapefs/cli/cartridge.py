@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tapefs.cli import arguments as shared
-from tapefs.cli.terminal import Table, bytes_text, named_rows
+from tapefs.cli.terminal import Table, bytes_text, named_rows, standard_output
 from tapefs.errors import MediumFailed, UsageError
 
 if TYPE_CHECKING:
@@ -138,13 +137,10 @@ def run_cat(arguments: argparse.Namespace, _terminal: Terminal) -> int:
             raise UsageError(
                 f"{arguments.file} has no tape file {arguments.number}: it holds {held}"
             )
-        try:
+        with standard_output():
             for record in _records(cartridge, arguments.number):
                 sys.stdout.buffer.write(record)
             sys.stdout.buffer.flush()
-        except BrokenPipeError:
-            # Python would complain once more when it closes standard output.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

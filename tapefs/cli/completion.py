@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from tapefs.cli import arguments as shared
+from tapefs.cli.terminal import standard_output
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +37,8 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
         terminal.answer({"shell": arguments.shell, "script": script})
     else:
         # Not for reading: a terminal must not wrap it.
-        sys.stdout.write(script)
+        with standard_output():
+            sys.stdout.write(script)
     return 0
 
 

@@ -14,7 +14,7 @@ from tapefs.cli import arguments as shared
 from tapefs.cli.shelf import UUID_SHOWN, entry_document, entry_text, label_of, raise_first
 from tapefs.cli.terminal import bytes_text
 from tapefs.entries import printable
-from tapefs.errors import TapefsError, UsageError
+from tapefs.errors import OutputFailed, TapefsError, UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -163,6 +163,8 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
         for volume in volumes:
             try:
                 results.append((volume, search.volume(volume)))
+            except OutputFailed:
+                raise
             except TapefsError as exc:
                 problems.append(exc)
     _remark(results, terminal, arguments)

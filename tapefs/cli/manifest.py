@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tapefs.cli import arguments as shared
 from tapefs.cli import places
-from tapefs.cli.terminal import bytes_text
+from tapefs.cli.terminal import bytes_text, standard_output
 from tapefs.entries import printable
-from tapefs.errors import Incomplete, UsageError
+from tapefs.errors import Incomplete, OutputFailed, UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -130,6 +130,17 @@ def _read(
 
 
 def _write(form: str, output: Path | None, fixity: Fixity, lacking: _Named) -> None:
+    """Raises OutputFailed; no list is left then that lacks its end."""
+    try:
+        with standard_output():
+            _write_form(form, output, fixity, lacking)
+    except OutputFailed:
+        if output is not None and form not in _DIRECTORIES:
+            output.unlink(missing_ok=True)
+        raise
+
+
+def _write_form(form: str, output: Path | None, fixity: Fixity, lacking: _Named) -> None:
     from tapefs.archive import fixity as writers  # noqa: PLC0415 - see run
     from tapefs.archive.manifest_formats import STREAMED  # noqa: PLC0415 - as above
 

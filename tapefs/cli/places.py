@@ -6,6 +6,7 @@ where it is in none, the person is asked to insert it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 import sys
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tapefs.cli import arguments as shared
 from tapefs.cli import mountpoints
-from tapefs.errors import NotMounted, UsageError
+from tapefs.errors import NotMounted, StateUnusable, UsageError
 from tapefs.fuse.mountpoint import FILESYSTEM_TYPE, mount_at
 
 if TYPE_CHECKING:
@@ -115,6 +116,10 @@ def _on_volume(text: str, arguments: argparse.Namespace, drive: str | None) -> P
             and status["state"] != "offline"
         )
     )
+    if mountpoint is None:
+        # Before anybody fetches its cartridge. Without a catalog the tape itself will say.
+        with contextlib.suppress(StateUnusable):
+            shelf.require(volume, shelf.clean_path(path))
     name = volume.name or volume.uuid
     return Place(name, shelf.clean_path(path), volume.uuid, mountpoint, drive)
 

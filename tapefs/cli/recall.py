@@ -62,7 +62,9 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     # SQLite and trio come with it; `tapefs --help` does without.
     from tapefs.archive import retrieval  # noqa: PLC0415
 
-    found = retrieval.Retrieved()
+    # Before anybody fetches a cartridge.
+    with retrieval.destination(target):
+        found = retrieval.Retrieved()
     for volume, group in groups.items():
         wanted = [(place.path, place.last_name) for place in group]
 

@@ -120,7 +120,7 @@ def _new_file(text: str, *, force: bool) -> Path:
     if path.is_dir():
         raise UsageError(f"{path} is a directory; give the name of a file in it")
     if not path.parent.is_dir():
-        raise UsageError(f"there is no directory {path.parent}")
+        raise UsageError(f"there is no directory {path.parent}; make it, or name another")
     if path.exists() and not force:
         raise UsageError(f"{path} exists already; --force replaces it")
     return path

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tapefs.cli import arguments as shared
 from tapefs.cli import mountpoints, watch
-from tapefs.cli.terminal import Table, named_rows
+from tapefs.cli.terminal import Table, named_rows, standard_output
 from tapefs.errors import NotMounted, UsageError
 
 if TYPE_CHECKING:
@@ -89,7 +89,8 @@ def _print_metrics(arguments: argparse.Namespace) -> int:
     else:
         with control.Connection(mountpoints.real(arguments.mountpoint)) as connection:
             statuses = [connection.status()]
-    print(openmetrics(statuses), end="")
+    with standard_output():
+        print(openmetrics(statuses), end="")
     return 0
 
 

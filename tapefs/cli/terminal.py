@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from tapefs.errors import OutputFailed
+
 if TYPE_CHECKING:
     from tapefs.cli.verdict import Verdict
 
@@ -44,6 +46,23 @@ class Table(NamedTuple):
     columns: Sequence[str] = ()
 
 
+@contextlib.contextmanager
+def standard_output() -> Iterator[None]:
+    """What goes wrong in the block is writing what was asked for; raises OutputFailed.
+
+    BrokenPipeError stays one: whoever reads has seen enough.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        raise OutputFailed(
+            f"what this prints cannot be written: {exc.strerror}; make room there, or send it "
+            "elsewhere"
+        ) from exc
+
+
 class Terminal:
     """The standard streams of one command."""
 
@@ -61,18 +80,20 @@ class Terminal:
 
     def answer(self, document: Mapping[str, Any], *parts: str | Table) -> None:
         """Print the command's answer: `document` for scripts, `parts` for people."""
-        if self._json_output:
-            print(json.dumps(document, ensure_ascii=False, indent=2))
-        elif sys.stdout.isatty():
-            _print_rich(parts)
-        else:
-            for part in parts:
-                _print_plain(part)
-        sys.stdout.flush()
+        with standard_output():
+            if self._json_output:
+                print(json.dumps(document, ensure_ascii=False, indent=2))
+            elif sys.stdout.isatty():
+                _print_rich(parts)
+            else:
+                for part in parts:
+                    _print_plain(part)
+            sys.stdout.flush()
 
     def line(self, document: Mapping[str, Any], text: str) -> None:
         """Print one of the lines of an answer that may have very many."""
-        print(json.dumps(document, ensure_ascii=False) if self._json_output else text)
+        with standard_output():
+            print(json.dumps(document, ensure_ascii=False) if self._json_output else text)
 
     def remark(self, text: str, event: Event | None = None) -> None:
         """Say something beside the answer: `text` to people, `event`, if any, to scripts."""
@@ -80,7 +101,8 @@ class Terminal:
             if event is not None:
                 print(json.dumps(event, ensure_ascii=False), file=sys.stderr, flush=True)
         else:
-            sys.stdout.flush()
+            with standard_output():
+                sys.stdout.flush()
             print(f"tapefs: {text}", file=sys.stderr, flush=True)
 
     def complain(self, verdict: Verdict) -> None:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from tapefs.cli.terminal import standard_output
 from tapefs.errors import DriveBusy, NotMounted, UsageError
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def watch(mountpoint: Path, interval_s: float, terminal: Terminal, *, as_json: b
     with _ending_in_order(), _shown(as_json=as_json) as show:
         while status is not None:
             problem = str(status.pop("unanswered", ""))
-            show(status, problem)
+            with standard_output():
+                show(status, problem)
             _pause(interval_s)
             status = _ask_again(mountpoint, status)
     terminal.remark(f"{mountpoint} is not mounted any more")

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 from tapefs.emulator import cartridge_memory, tap
 from tapefs.emulator.cartridge_memory import CartridgeMemory
 from tapefs.emulator.personality import DEFAULT_PERSONALITY
-from tapefs.errors import DriveBusy, MediumFailed, NoDrive, StateUnusable, UsageError
+from tapefs.errors import DamagedTape, DriveBusy, MediumFailed, NoDrive, StateUnusable, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,13 +104,19 @@ class VirtualCartridge:
         try:
             mode = os.fstat(fd).st_mode
             _lock(fd, path, mode, shared=read_only)
-            memory = cartridge_memory.load(cartridge_memory.memory_path(path))
-            if memory is None:
-                memory = default or found_memory(path)
+            chip = cartridge_memory.load(cartridge_memory.memory_path(path))
+            memory = chip or default or found_memory(path)
             # Root may write to any file; the mode bits are the tab all the same.
             tab_set = not mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
             protected = tab_set or not writable or memory.write_protected
-            return cls(path, fd, memory, write_protected=protected)
+            cartridge = cls(path, fd, memory, write_protected=protected)
+            if chip is None and not cartridge.object_count and not tap.is_empty(fd):
+                # With a chip it is a cartridge of ours whose first record was cut off.
+                raise DamagedTape(  # noqa: TRY301
+                    f"{path} is no SIMH tape image that tapefs can read: nothing in it is a "
+                    "record; name another file"
+                )
+            return cartridge
         except BaseException:
             os.close(fd)
             raise

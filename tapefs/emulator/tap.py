@@ -107,6 +107,11 @@ def scan(fd: int, size_bytes: int, name: str) -> Layout:
     return Layout(offsets, marks, position_bytes)
 
 
+def is_empty(fd: int) -> bool:
+    """Whether the file holds nothing, or begins with the word that ends an image."""
+    return os.pread(fd, WORD_BYTES, 0) in (b"", _END_OF_MEDIUM)
+
+
 def _filemarks_at(fd: int, start_bytes: int, size_bytes: int, name: str) -> tuple[int, bool]:
     """How many filemarks stand in a row at `start_bytes`, and whether the image ends there.
 
