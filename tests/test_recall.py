@@ -302,9 +302,9 @@ def test_of_several_volumes_each_from_where_it_is(
         (["/none/x", "--to", "{out}"], ExitCode.USAGE, "/none/x is not in a mount of tapefs"),
         (["{out}", "--to", "{out}"], ExitCode.USAGE, "is not in a mount of tapefs; name a path"),
         (
-            ["FIRST:d/e", "FIRST:e", "--to", "{out}"],
+            ["FIRST:d", "FIRST:d", "--to", "{out}"],
             ExitCode.USAGE,
-            "two places are called 'e'; recall them one by one",
+            "two places are called 'd'; recall them one by one",
         ),
         (
             ["FIRST", "FIRST:d", "--to", "{out}"],
