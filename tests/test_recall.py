@@ -14,6 +14,7 @@ import subprocess
 import time
 import tracemalloc
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -594,3 +595,38 @@ def test_two_things_for_one_name(out: Path) -> None:
         retrieve(shelf, EVERYTHING * 2, out, nothing)
     with retrieval.destination(out), pytest.raises(DriveBusy):
         retrieve(shelf, EVERYTHING, out, nothing)
+
+
+class Linked(Shelf):
+    """One thing with two names, `a` and `b`."""
+
+    def __init__(self, mode: int) -> None:
+        super().__init__({b"a": b"content"})
+        self.mode = mode
+
+    def items(self, origin: bytes, path: bytes) -> Iterator[Item]:
+        (item,) = super().items(origin, path)
+        if not stat.S_ISREG(self.mode):
+            item.inode.mode, item.inode.size, item.inode.sha256 = self.mode, 0, None
+        item.inode.nlink = 2
+        for name in (b"a", b"b"):
+            yield replace(item, origin=name, path=name)
+
+
+@pytest.mark.parametrize("mode", [REGULAR, stat.S_IFIFO | 0o600], ids=["file", "fifo"])
+@pytest.mark.parametrize("missing", ["a", "b"])
+def test_one_of_two_names_is_missing(out: Path, mode: int, missing: str) -> None:
+    """What still has the other name is the same, and is given both."""
+    shelf = Linked(mode)
+    assert retrieve(shelf, EVERYTHING, out, nothing).is_complete
+    (out / missing).unlink()
+    found = retrieve(shelf, EVERYTHING, out, nothing)
+    assert found.refused == []
+    assert (out / "a").samefile(out / "b")
+
+
+def test_something_else_with_the_second_name_stays(out: Path) -> None:
+    (out / "b").write_bytes(b"mine")
+    found = retrieve(Linked(REGULAR), EVERYTHING, out, nothing)
+    assert [path for path, _ in found.refused] == [b"b"]
+    assert (out / "b").read_bytes() == b"mine"

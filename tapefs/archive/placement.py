@@ -119,6 +119,12 @@ def make_node(inode: Inode, directory: int, name: bytes) -> None:
         os.mknod(name, inode.mode, inode.rdev, dir_fd=directory)
 
 
+def is_directory(directory: int, name: bytes) -> bool:
+    """Whether `name` is there and a directory, not a link to one."""
+    there = status_of(directory, name)
+    return there is not None and stat.S_ISDIR(there.st_mode)
+
+
 def is_same_node(inode: Inode, directory: int, name: bytes, there: os.stat_result) -> bool:
     """Whether what has the `name` already is the node that `make_node` would make."""
     if stat.S_IFMT(there.st_mode) != stat.S_IFMT(inode.mode):

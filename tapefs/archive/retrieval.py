@@ -50,6 +50,7 @@ LISTED_MAX: Final = 1000
 _COPY_BYTES: Final = 1 << 20
 _PROGRESS_S: Final = 0.25
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_hard_link: Final = partial(os.link, follow_symlinks=False)
 _DIFFERS: Final = "something else is there; --overwrite replaces it"
 CHANGED: Final = "it was changed while it was read; run the same command again"
 # With these nothing more can be put there.
@@ -309,14 +310,12 @@ class _Retrieval:
         with self._parent(item.path) as (directory, name):
             with suppress(FileExistsError):
                 os.mkdir(name, 0o700, dir_fd=directory)
-            there = placement.status_of(directory, name)
-            if there is None or not stat.S_ISDIR(there.st_mode):
+            if not placement.is_directory(directory, name):
                 raise FileExistsError
 
     def _finish_directory(self, item: Item) -> None:
         with self._parent(item.path) as (directory, name):
-            there = placement.status_of(directory, name)
-            if there is None or not stat.S_ISDIR(there.st_mode):
+            if not placement.is_directory(directory, name):
                 return  # refused before
             self._set_attributes(item, directory, name)
         self.found.others_count += 1
@@ -325,7 +324,7 @@ class _Retrieval:
         with self._parent(item.path) as (directory, name):
             there = placement.status_of(directory, name)
             if there is None or not placement.is_same_node(item.inode, directory, name, there):
-                self._clear(directory, name, there)
+                self._clear(item, directory, name, there)
                 placement.make_node(item.inode, directory, name)
             self._set_attributes(item, directory, name)
         self._order.note_done(item)
@@ -337,21 +336,18 @@ class _Retrieval:
             there = placement.status_of(directory, name)
             original = os.stat(source_name, dir_fd=source, follow_symlinks=False)
             if there is None or not os.path.samestat(there, original):
-                self._clear(directory, name, there)
-                os.link(
-                    source_name,
-                    name,
-                    src_dir_fd=source,
-                    dst_dir_fd=directory,
-                    follow_symlinks=False,
-                )
+                self._clear(item, directory, name, there)
+                _hard_link(source_name, name, src_dir_fd=source, dst_dir_fd=directory)
         self.found.others_count += 1
 
-    def _clear(self, directory: int, name: bytes, there: os.stat_result | None) -> None:
-        """Make room for `name`. Raises FileExistsError unless it may be overwritten."""
+    def _clear(self, item: Item, directory: int, name: bytes, there: os.stat_result | None) -> None:
+        """Make room for `name`. Raises FileExistsError unless what is there may go: it may be
+        overwritten, or is the same, from before the item's first name was made anew.
+        """
         if there is None:
             return
-        if not self._overwrites or stat.S_ISDIR(there.st_mode):
+        may_go = self._overwrites or self._is_equal(item, directory, name, there)
+        if stat.S_ISDIR(there.st_mode) or not may_go:
             raise FileExistsError
         os.unlink(name, dir_fd=directory)
 
@@ -377,15 +373,24 @@ class _Retrieval:
     def _prove_content(
         self, item: Item, directory: int, name: bytes, there: os.stat_result
     ) -> None:
-        if stat.S_ISREG(there.st_mode) and there.st_size == item.inode.size:
-            known = item.inode.sha256 or self._order.proof(self._source.volume, item.inode)
-            if known is None:
-                return  # only the tape can tell
-            if self._hash_of_file(item, directory, name) == known:
-                self._is_there(item, directory, name)
-                return
-        if not self._overwrites or stat.S_ISDIR(there.st_mode):
+        is_equal = self._is_equal(item, directory, name, there)
+        if is_equal is None:
+            return  # only the tape can tell
+        if is_equal:
+            self._is_there(item, directory, name)
+        elif not self._overwrites or stat.S_ISDIR(there.st_mode):
             raise FileExistsError
+
+    def _is_equal(
+        self, item: Item, directory: int, name: bytes, there: os.stat_result
+    ) -> bool | None:
+        """Whether what has the name already is what has to be there; None: only the tape knows."""
+        if not stat.S_ISREG(item.inode.mode):
+            return placement.is_same_node(item.inode, directory, name, there)
+        if not stat.S_ISREG(there.st_mode) or there.st_size != item.inode.size:
+            return False
+        known = item.inode.sha256 or self._order.proof(self._source.volume, item.inode)
+        return None if known is None else self._hash_of_file(item, directory, name) == known
 
     def _is_there(self, item: Item, directory: int, name: bytes) -> None:
         self._set_attributes(item, directory, name)
