@@ -175,12 +175,14 @@ def tapefs(
 
 
 @contextmanager
-def pass_through(directory: Path) -> Iterator[Mount]:
-    """The reference, with its files in `directory`/files."""
+def pass_through(directory: Path, *, hashing: bool = False) -> Iterator[Mount]:
+    """The reference, with its files in `directory`/files; it hashes them if told to."""
     files = directory / "files"
     files.mkdir(parents=True, exist_ok=True)
     program = Path(__file__).with_name("pass_through.py")
     words: list[str | Path] = [sys.executable, program, files, directory / "mnt"]
+    if hashing:
+        words.append("hashing")
     mount = Mount(directory / "mnt", words, directory / "mount.log")
     try:
         mount.wait_until_mounted()

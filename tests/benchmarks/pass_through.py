@@ -1,21 +1,29 @@
 """The reference: a directory served through pyfuse3 as it is, as simply as that can be done.
 
-    python tests/benchmarks/pass_through.py DIRECTORY MOUNTPOINT
+    python tests/benchmarks/pass_through.py DIRECTORY MOUNTPOINT [hashing]
 
 Serves until it is unmounted. The kernel is told the same as by tapefs: names and attributes may be
 kept, files that are only written bypass the page cache. It knows what `cp`, `rsync`, `ls`, `find`
-and `du` ask for, and nothing else.
+and `du` ask for, and nothing else. With `hashing` a thread hashes what is written, in the order in
+which it comes, and what is read is read ahead by a thread, checked and hashed there: for one file
+that is written or read from front to back.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final
 
+import crc32c
 import pyfuse3
 import trio
 from pyfuse3 import ROOT_INODE, EntryAttributes, FileInfo, FUSEError
@@ -26,6 +34,51 @@ if TYPE_CHECKING:
     from pyfuse3 import ReaddirToken, RequestContext, SetattrFields
 
 CACHE_S: Final = 86_400.0
+# As tapefs asks the kernel for.
+READ_AHEAD_KIB: Final = 1024
+_PIECE_BYTES: Final = 1 << 20
+_PIECES_MAX: Final = 16
+
+
+class ReadAhead:
+    """A file read from front to back by a thread, with CRC-32C and SHA-256 of everything."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._queue: SimpleQueue[bytes] = SimpleQueue()
+        self._room = threading.Semaphore(_PIECES_MAX)
+        # The last pieces, by number; and how many came.
+        self._pieces: dict[int, bytes] = {}
+        self._count = 0
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        sha256, position, data = hashlib.sha256(), 0, b"-"
+        while data:
+            self._room.acquire()
+            data = os.pread(self._fd, _PIECE_BYTES, position)
+            crc32c.crc32c(data)
+            sha256.update(data)
+            position += len(data)
+            self._queue.put(data)
+
+    def read(self, off: int, size: int) -> bytes:
+        number, within = divmod(off, _PIECE_BYTES)
+        found = self._piece(number)
+        if within == 0 and size >= len(found):
+            return found
+        data = found[within : within + size]
+        if len(data) < size and len(found) == _PIECE_BYTES:
+            data += self._piece(number + 1)[: size - len(data)]
+        return data
+
+    def _piece(self, number: int) -> bytes:
+        while self._count <= number:
+            self._pieces[self._count] = self._queue.get()
+            self._pieces.pop(self._count - _PIECES_MAX, None)
+            self._count += 1
+            self._room.release()
+        return self._pieces[number]
 
 
 class PassThrough(pyfuse3.Operations):
@@ -33,12 +86,15 @@ class PassThrough(pyfuse3.Operations):
 
     enable_writeback_cache = False
 
-    def __init__(self, root: bytes) -> None:
+    def __init__(self, root: bytes, *, hashing: bool) -> None:
         super().__init__()
         self._names: dict[int, tuple[int, bytes]] = {ROOT_INODE: (0, root)}
         self._inodes: dict[tuple[int, bytes], int] = {}
         self._listings: dict[int, list[bytes]] = {}
         self._last = int(ROOT_INODE)
+        self._sha256 = hashlib.sha256()
+        self._hasher = ThreadPoolExecutor(1) if hashing else None
+        self._ahead: dict[int, ReadAhead] = {}
 
     def _path(self, inode: int, name: bytes | None = None) -> bytes:
         parts = [] if name is None else [name]
@@ -186,12 +242,18 @@ class PassThrough(pyfuse3.Operations):
         return _opened(fd, flags), self._entry(parent_inode, name)
 
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
-        return _opened(os.open(self._path(inode), flags), flags)
+        fd = os.open(self._path(inode), flags)
+        if self._hasher and flags & os.O_ACCMODE == os.O_RDONLY:
+            self._ahead[fd] = ReadAhead(fd)
+        return _opened(fd, flags)
 
     async def read(self, fh: int, off: int, size: int) -> bytes:
-        return os.pread(fh, size, off)
+        ahead = self._ahead.get(fh)
+        return ahead.read(off, size) if ahead else os.pread(fh, size, off)
 
     async def write(self, fh: int, off: int, buf: bytes) -> int:
+        if self._hasher:
+            self._hasher.submit(self._sha256.update, buf)
         return os.pwrite(fh, buf, off)
 
     async def flush(self, fh: int) -> None:
@@ -206,16 +268,25 @@ def _opened(fd: int, flags: int) -> FileInfo:
     return FileInfo(fh=fd, direct_io=direct_io, keep_cache=True)
 
 
-def main(directory: str, mountpoint: str) -> None:
+def main(directory: str, mountpoint: str, hashing: str = "") -> None:
     """Serve `directory` at `mountpoint`."""
     os.umask(0)
-    operations = PassThrough(os.fsencode(Path(directory).resolve()))
+    operations = PassThrough(os.fsencode(Path(directory).resolve()), hashing=bool(hashing))
     pyfuse3.init(operations, mountpoint, {"fsname=pass-through", "default_permissions"})
     try:
-        trio.run(pyfuse3.main)
+        trio.run(_serve, Path(mountpoint))
     finally:
         pyfuse3.close()
 
 
+async def _serve(mountpoint: Path) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pyfuse3.main)
+        number = await trio.to_thread.run_sync(os.stat, mountpoint)
+        device = f"{os.major(number.st_dev)}:{os.minor(number.st_dev)}"
+        with suppress(OSError):
+            Path(f"/sys/class/bdi/{device}/read_ahead_kb").write_text(str(READ_AHEAD_KIB))
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(*sys.argv[1:])
