@@ -152,6 +152,29 @@ async def test_what_reads_wrong_once_is_read_again_with_what_follows(
         assert user.volume.recall._checks.verdict(extent) is True, "hashed in order all the same"
 
 
+@pytest.mark.parametrize(("takes_s", "most_at_once"), [(0.0, 8), (60.0, 1)])
+async def test_a_slow_drive_brings_fewer_records_at_once(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, takes_s: float, most_at_once: int
+) -> None:
+    """Records of one visit are handed out together: nobody waits for many slow ones."""
+    await archive(rig, {"file": 100 * RECORD_BYTES})
+    now_s = 0.0
+    monkeypatch.setattr(trio, "current_time", lambda: now_s)
+    async with rig.mounted() as user:
+        drive = user.volume.scheduler._drive
+        honest, counts = drive.read_blocks, list[int]()
+
+        async def read_blocks(buffers: list[array[int]]) -> object:
+            nonlocal now_s
+            now_s += takes_s
+            counts.append(len(buffers))
+            return await honest(buffers)
+
+        monkeypatch.setattr(drive, "read_blocks", read_blocks)
+        assert await user.read("file") == content(100 * RECORD_BYTES, 100 * RECORD_BYTES)
+    assert max(counts[3:]) == most_at_once
+
+
 async def test_what_lies_before_and_behind_a_bad_record_can_be_read(
     rig: Rig, assert_logs: Callable[[str], object]
 ) -> None:

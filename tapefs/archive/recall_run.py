@@ -13,6 +13,7 @@ import math
 from array import array
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import crc32c
@@ -35,10 +36,13 @@ if TYPE_CHECKING:
     from tapefs.geometry import Geometry
 
 # Records that were read and are not judged yet, at most.
-_UNJUDGED_MAX: Final = 8
-# So many are read in one visit to the wire's thread, and judged in one to a worker, where nobody
-# waits for them.
-_BATCH_COUNT: Final = 4
+_UNJUDGED_MAX: Final = 32
+# Where nobody waits for them: so many are read in one visit to the wire's thread, if it takes no
+# longer than this, for they are handed out together; and so many judged in one to a worker. The
+# fewer visits, the less time passes between them: with 4 at a time, this costs a quarter more.
+_READ_COUNT: Final = 8
+_READ_S: Final = 0.1
+_JUDGED_COUNT: Final = 16
 # Judged records that wait for a quiet moment to be copied to disk, at most.
 _TO_KEEP_MAX: Final = 8
 _ONE_BYTE: Final = array("B", [0])
@@ -88,6 +92,8 @@ class RecallRun:
         self._ends_at = math.inf
         # What the drive reads next, or failed to read.
         self.record = self._first = 0
+        # How long the last ones took, each.
+        self._record_s = 0.0
         self._unjudged: deque[_Unjudged] = deque()
         self._to_keep: deque[tuple[int, memoryview]] = deque(maxlen=_TO_KEEP_MAX)
         # A record that was not what was written; and those that were so once before.
@@ -150,9 +156,12 @@ class RecallRun:
         if not room_count:
             await self._judgement()
             return
-        count = self._batch_count(min(room_count, _BATCH_COUNT))
+        in_time_count = max(1, int(_READ_S / self._record_s)) if self._record_s else _READ_COUNT
+        count = self._batch_count(min(room_count, in_time_count, _READ_COUNT))
         buffers = [_ONE_BYTE * self._geometry.record_bytes for _ in range(count)]
+        started = trio.current_time()
         lengths, error = await self._read_records(drive, buffers)
+        self._record_s = (trio.current_time() - started) / count
         for data, length_bytes in zip(buffers, lengths, strict=False):
             self._take(data, length_bytes)
         if isinstance(error, FilemarkDetected | EndOfData | IncorrectLength):
@@ -222,7 +231,7 @@ class RecallRun:
     async def _judge(self) -> None:
         while True:
             if self._is_worth_a_visit():
-                await self._judge_batch(list(self._unjudged))
+                await self._judge_batch(list(islice(self._unjudged, _JUDGED_COUNT)))
                 self._judged.set()
             elif self._to_keep:
                 await trio.to_thread.run_sync(
@@ -236,7 +245,7 @@ class RecallRun:
 
     def _is_worth_a_visit(self) -> bool:
         """Whether somebody waits for what is to be judged, or enough has come together."""
-        if len(self._unjudged) >= _BATCH_COUNT or self._ended or self._in_a_hurry:
+        if len(self._unjudged) >= _READ_COUNT or self._ended or self._in_a_hurry:
             return bool(self._unjudged)
         wanted = self._demand.wanted
         return any((self._sequence, item.record) in wanted for item in self._unjudged)
