@@ -18,7 +18,6 @@ import trio
 from crash_rig import logs_expected
 from volume_rig import Rig, dump
 
-from tapefs.archive import migration
 from tapefs.archive.contents import FileState
 from tapefs.archive.tree import Tree
 from tapefs.config import Config
@@ -32,6 +31,7 @@ from tapefs.errors import (
     WrongTape,
 )
 from tapefs.scsi.cdb import Rewind
+from tapefs.volume import journal_file
 from tapefs.volume.journal_file import read_entries
 
 if TYPE_CHECKING:
@@ -550,7 +550,8 @@ async def test_a_journal_that_cannot_be_read_again_leaves_its_files_dirty(
         if reads == 2:
             raise StateUnusable("the journal cannot be read")
 
-    monkeypatch.setattr(migration, "read_entries", unreliable)
+    monkeypatch.setattr(journal_file, "read_entries", unreliable)
+    monkeypatch.setattr(journal_file, "ENTRIES_KEPT_MAX", 0)
     data = content(6, 300_000)
     async with rig.mounted() as user:
         await user.write("file", data)
@@ -563,6 +564,23 @@ async def test_a_journal_that_cannot_be_read_again_leaves_its_files_dirty(
         user.evict_everything()
         assert user.volume.spool.used_bytes == 0
         assert await user.read("file") == data
+
+
+async def test_a_file_written_anew_while_it_went_to_tape_goes_again(rig: Rig) -> None:
+    """Closed again, and of the same length: the ranges alone do not tell."""
+    async with rig.mounted() as user:
+        contents, account = user.volume.contents, user.volume.account
+        ino = await user.write("file", b"a" * 10_000)
+        other = await user.write("other", b"c" * 10_000)
+        contents.begin_burst()
+        await user.write("file", b"b" * 10_000)
+        assert contents.confirm(ino, [(0, 10_000)]) == []
+        assert contents.confirm(other, [(0, 10_000)]) == [(0, 10_000)]
+        contents.end_burst()
+        assert (account.pending_bytes, account.pending_count) == (10_000, 1)
+        await user.sync()
+        user.evict_everything()
+        assert await user.read("file") == b"b" * 10_000
 
 
 async def test_nothing_leaves_the_spool_while_a_burst_reads(rig: Rig) -> None:

@@ -172,6 +172,8 @@ class Burst:
         """Whether the file goes to tape in one piece: all of it here, and worth it."""
         if inode.ino in self._limits.open_for_writing and not self._limits.everything:
             return False
+        if row.dirty == row.resident == [(0, inode.size)]:
+            return True  # nearly every file
         here = RangeSet(row.resident)
         dirty = RangeSet(row.dirty)
         if self._limits.room_bytes is not None:
@@ -384,7 +386,10 @@ class Burst:
         return path
 
     @staticmethod
-    def _member(inode: Inode, path: bytes, xattrs: dict[bytes, bytes], size: int = 0) -> Member:
+    def _member(
+        inode: Inode, path: bytes, xattrs: dict[bytes, bytes], size: int | None = None
+    ) -> Member:
+        """With a `size` it has content, and gets its comment from whoever knows that."""
         kind = _KINDS[stat.S_IFMT(inode.mode)]
         return Member(
             path,
@@ -392,12 +397,12 @@ class Burst:
             stat.S_IMODE(inode.mode),
             inode.uid,
             inode.gid,
-            size,
+            size or 0,
             inode.mtime_ns,
             inode.target or b"",
             inode.rdev,
             xattrs,
-            encode_note(MemberNote(inode.ino)),
+            encode_note(MemberNote(inode.ino)) if size is None else b"",
         )
 
     @staticmethod

@@ -14,7 +14,7 @@ import trio
 from tapefs.entries import ExtentEntry, InodeEntry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
 
     from tapefs.archive.burst import Burst
     from tapefs.archive.contents import Contents
@@ -33,15 +33,15 @@ class Confirmation:
         self._contents = contents
 
     async def segment(
-        self, sequence: int, entries: Iterator[Entry], epoch: int, untold: set[tuple[int, bytes]]
+        self, sequence: int, entries: Iterable[Entry], epoch: int, untold: set[tuple[int, bytes]]
     ) -> None:
         """All `entries` of the journal of segment `sequence` are on tape, flushed.
 
         Of the names `untold` the journal does not say everything: they stay noted. The catalog
         is durable when this returns. Raises StateUnusable.
         """
-        batch = _Batch(untold)
-        while some := list(islice(entries, _CONFIRM_BATCH)):
+        batch, left = _Batch(untold), iter(entries)
+        while some := list(islice(left, _CONFIRM_BATCH)):
             self._hand_over(some, batch, sequence, epoch)
             batch = batch.next_batch()
             await trio.lowlevel.checkpoint()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import trio
 
@@ -23,7 +23,7 @@ from tapefs.archive.admission import Admission
 from tapefs.archive.arrival import Arrivals
 from tapefs.archive.in_flight import InFlight
 from tapefs.archive.open_file import FileState as FileState
-from tapefs.archive.open_file import OpenFile, Place, clean_state
+from tapefs.archive.open_file import OpenFile, Place, Recall, clean_state
 from tapefs.archive.ranges import END_OF_FILE, RangeSet
 from tapefs.archive.spool import punch
 from tapefs.catalog import Staged
@@ -44,19 +44,6 @@ _WAKE_BYTES = 4 << 20
 _FILE_BYTES_MAX = END_OF_FILE // 2
 # Clean files looked at in one eviction step.
 _EVICT_BATCH = 256
-
-
-class Recall(Protocol):
-    """Where bytes come from that are on tape only."""
-
-    async def read(
-        self, extent: Extent, offset: int, length: int, digest: bytes | None = None
-    ) -> bytes:
-        """Bytes [offset, offset + length) of the file, which lie inside `extent`.
-
-        `digest` is the SHA-256 of the whole extent when it is known.
-        """
-        ...
 
 
 class Contents:
@@ -371,11 +358,17 @@ class Contents:
         `clean_is_durable`. May be called between `begin_burst` and `end_burst` only.
         """
         self._clean_is_durable = False
-        keep = self._in_flight.unchanged(ino, archived)
         self.arrivals.forget(ino)  # from now on it goes to tape in parts
         file = self._files.get(ino)
+        row = self._catalog.load_staged(ino) if file is None else None
+        if row is not None and row.dirty == archived and self._in_flight.is_unchanged(ino):
+            # Nearly every file: closed, and all of it in this segment.
+            self._account.pending_bytes -= sum(end - start for start, end in archived)
+            self._account.pending_count -= 1
+            self._save_ranges(Staged(ino, row.resident, [], row.touched_ns))
+            return archived
+        keep = self._in_flight.unchanged(ino, archived)
         if file is None:
-            row = self._catalog.load_staged(ino)
             if row is not None:
                 dirty = RangeSet(row.dirty)
                 self._clean(dirty, keep)

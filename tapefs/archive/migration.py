@@ -23,11 +23,11 @@ from tapefs.archive.policy import Pressure, segment_bytes
 from tapefs.archive.selection import Limits, Selection, select
 from tapefs.archive.spool import CACHE_SHARE
 from tapefs.errors import SpoolMismatch, TapefsError
-from tapefs.volume.journal_file import read_entries
+from tapefs.volume.journal_file import JournalEntries
 from tapefs.volume.segment import SegmentBuilder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from tapefs.archive.capacity import CapacityAccount
     from tapefs.archive.contents import Contents
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from tapefs.archive.tape_writer import TapeWriter
     from tapefs.catalog import Catalog, Snapshot
     from tapefs.config import Config
-    from tapefs.entries import Entry
 
 
 class Scope(enum.Enum):
@@ -197,10 +196,7 @@ class Migration:
             files=len(selection.inos),
             content_bytes=selection.content_bytes,
         )
-
-        def entries() -> Iterator[Entry]:
-            return read_entries(builder.journal_path, place.volume_uuid, place.sequence)
-
+        entries = JournalEntries(builder.journal_path, place.volume_uuid, place.sequence)
         try:
             # Closed in any case: it holds a local file, and what keeps that as it was.
             with closing(burst.records(builder)) as records:
@@ -209,8 +205,8 @@ class Migration:
             self.state = "verifying"
             await writer.read_back(tape_file)
             self.state = "indexing"
-            await writer.learn(tape_file, entries())
-            await self._confirmation.segment(place.sequence, entries(), epoch, burst.vacated_names)
+            await writer.learn(tape_file, entries)
+            await self._confirmation.segment(place.sequence, entries, epoch, burst.vacated_names)
             self._confirmation.unsaid(burst, place.sequence, epoch)
         except SpoolMismatch as exc:
             self.remarks.append(str(exc))

@@ -1,9 +1,9 @@
-"""What is known of a file's content while somebody uses it, and the words for where bytes are."""
+"""What is known of a file's content while somebody uses it; where bytes are and come from."""
 
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tapefs.archive.ranges import RangeSet
 
@@ -31,6 +31,19 @@ class Place(enum.Enum):
 
     SPOOL = "spool"
     HOLE = "hole"
+
+
+class Recall(Protocol):
+    """Where bytes come from that are on tape only."""
+
+    async def read(
+        self, extent: Extent, offset: int, length: int, digest: bytes | None = None
+    ) -> bytes:
+        """Bytes [offset, offset + length) of the file, which lie inside `extent`.
+
+        `digest` is the SHA-256 of the whole extent when it is known.
+        """
+        ...
 
 
 class OpenFile:

@@ -59,7 +59,12 @@ class RangeSet:
         """Put [start, end) into the set, joining it with what it touches."""
         if start >= end:
             return
-        if self._ends and start == self._ends[-1]:
+        if not self._ends or start > self._ends[-1]:
+            self._starts.append(start)
+            self._ends.append(end)
+            self.total_bytes += end - start
+            return
+        if start == self._ends[-1]:
             self._ends[-1] = end
             self.total_bytes += end - start
             return

@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any, Final
 
-from tapefs.entries import INO_MAX, Entry, ExtentEntry, InodeEntry, LinkEntry, UnlinkEntry
+from tapefs.entries import (
+    INO_MAX,
+    NO_XATTRS,
+    Entry,
+    ExtentEntry,
+    InodeEntry,
+    LinkEntry,
+    UnlinkEntry,
+)
 from tapefs.errors import DamagedTape
 from tapefs.volume.pax import FORMAT_VERSION, XATTRS_BYTES_MAX
 from tapefs.volume.plain_line import plain_entry
@@ -27,7 +35,7 @@ from tapefs.volume.sealed_json import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from uuid import UUID
 
 # An inode with XATTRS_BYTES_MAX in base64, and its other fields.
@@ -170,7 +178,7 @@ def _encode_inode(entry: InodeEntry) -> bytes:
     return (text + "}\n").encode("utf-8")
 
 
-def _xattrs_text(xattrs: dict[bytes, bytes]) -> str:
+def _xattrs_text(xattrs: Mapping[bytes, bytes]) -> str:
     if sum(map(len, xattrs)) + sum(map(len, xattrs.values())) > XATTRS_BYTES_MAX:
         raise ValueError("more extended attributes than fit on tape")
     return ",".join(
@@ -264,7 +272,7 @@ def _decode_inode(fields: dict[str, Any]) -> InodeEntry:
         target=_bytes_of(fields["target"], _TARGET_BYTES_MAX) if "target" in fields else None,
         sha256=digest(fields["sha256"], 32) if "sha256" in fields else None,
         xxh128=digest(fields["xxh128"], 16) if "xxh128" in fields else None,
-        xattrs=_xattrs(fields["xattrs"]) if "xattrs" in fields else {},
+        xattrs=_xattrs(fields["xattrs"]) if "xattrs" in fields else NO_XATTRS,
     )
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from tapefs.entries import Entry
 
 _READ_BYTES: Final = 256 * 1024
+# Some 8 MiB of entries: three for each new file.
+ENTRIES_KEPT_MAX: Final = 30_000
 
 
 def read_entries(path: Path, volume_uuid: UUID, sequence: int) -> Iterator[Entry]:
@@ -27,6 +29,30 @@ def read_entries(path: Path, volume_uuid: UUID, sequence: int) -> Iterator[Entry
     for line in _lines(path, volume_uuid, sequence):
         if not isinstance(line, RecordCrcs):
             yield line
+
+
+class JournalEntries:
+    """The entries of a journal file that is read more than once; a short one is decoded once.
+
+    Iterate as often as needed, from one thread at a time; raises CorruptJournal as `read_entries`.
+    """
+
+    def __init__(self, path: Path, volume_uuid: UUID, sequence: int) -> None:
+        self._journal = path, volume_uuid, sequence
+        # All of them, once they were read to the end and are few enough to keep.
+        self._kept: list[Entry] | None = None
+
+    def __iter__(self) -> Iterator[Entry]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept: list[Entry] = []
+        for entry in read_entries(*self._journal):
+            if len(kept) <= ENTRIES_KEPT_MAX:
+                kept.append(entry)
+            yield entry
+        if len(kept) <= ENTRIES_KEPT_MAX:
+            self._kept = kept
 
 
 def read_crcs(path: Path) -> bytes:
