@@ -14,6 +14,8 @@ from benchmarks.timeline import Sample, Timeline
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from benchmarks.row import Row
+
 
 @pytest.mark.fuse
 def test_every_row_comes_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -41,6 +43,35 @@ def test_a_stored_run_is_compared_with(tmp_path: Path, capsys: pytest.CaptureFix
     lines = list(results.comparison_lines([outcomes[0]], [outcomes[1]]))
     assert len(lines) == 2 + len(row.figures)
     assert all(line.endswith("| 1.50 |") for line in lines[2:])
+
+
+def test_rows_are_added_to_those_of_the_same_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row, other = registry.ROWS[:2]
+    stored = tmp_path / "found.json"
+    words = ["--small", "--only-on", "disk", "--disk", str(tmp_path), "--json", str(stored)]
+    numbers = iter((2.0, 3.0, 5.0))
+
+    def measured(row: Row, *_: object, **__: object) -> dict[str, float]:
+        return dict.fromkeys(row.figures, next(numbers))
+
+    monkeypatch.setattr(command, "_run_once", measured)
+    for name in (other.name, row.name, other.name):
+        assert command.main([*words, "--runs", "1", "--add", name]) == 0
+    outcomes = json.loads(stored.read_text())["outcomes"]
+    medians = [next(iter(each["figures"].values()))["median"] for each in outcomes]
+    assert [each["row"] for each in outcomes] == [row.name, other.name]
+    assert medians == [3.0, 5.0]
+    assert f"- **{row.name}**" in capsys.readouterr().out
+
+    found = json.loads(stored.read_text())
+    found["machine"]["cores"] += 1
+    stored.write_text(json.dumps(found))
+    with pytest.raises(SystemExit):
+        command.main([*words, "--add", row.name])
+    assert "another machine" in capsys.readouterr().err
+    assert json.loads(stored.read_text()) == found
 
 
 def test_unknown_rows_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Benchmarks: how fast tapefs is, against a reference measured in the same run.
 
-    contrib/benchmark.sh [ROW...] [--runs N] [--json FILE] [--picture FILE.svg] [--compare FILE]
+    contrib/benchmark.sh [ROW...] [--runs N] [--json FILE [--add]] [--picture FILE.svg]
+                         [--compare FILE]
 
 prints a Markdown table. None of this is a test: no figure makes
 anything fail. `tests/test_benchmarks.py` runs every row at toy size, so that none of them rots.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from benchmarks.sources import Sources
 from benchmarks.timeline import Timeline
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from benchmarks.row import Row
 
@@ -48,7 +49,14 @@ def _parser() -> argparse.ArgumentParser:
         "--disk", type=Path, default=Path("/var/tmp"), help="a directory on disk (/var/tmp)"
     )
     parser.add_argument("--only-on", choices=("tmpfs", "disk"), help="leave out the other one")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all values there")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write all values there, after each row"
+    )
+    parser.add_argument(
+        "--add",
+        action="store_true",
+        help="to what --json FILE has of other rows, measured on this machine before",
+    )
     parser.add_argument(
         "--picture", type=Path, metavar="FILE.svg", help="draw the last run of each row over time"
     )
@@ -67,32 +75,53 @@ def main(words: Sequence[str]) -> int:
     if unknown or asked.runs < 1:
         parser.error(f"unknown rows: {', '.join(sorted(unknown))}" if unknown else "--runs is 1 up")
     rows = [by_name[name] for name in asked.rows] or list(ROWS)
+    if asked.add and not asked.json:
+        parser.error("--add needs --json FILE")
     before = json.loads(asked.compare.read_text()) if asked.compare else None
     places = {"tmpfs": asked.tmpfs, "disk": asked.disk}
+    found: dict[str, Any] = {"machine": machine.describe(places), "outcomes": []}
+    if asked.add and asked.json.exists():
+        kept = json.loads(asked.json.read_text())
+        if not machine.is_the_same(kept["machine"], found["machine"]):
+            parser.error(f"{asked.json} was measured on another machine, or with other software")
+        found["outcomes"] = kept["outcomes"]
     if asked.only_on:
         places = {asked.only_on: places[asked.only_on]}
-    found, timelines = _measure(rows, places, asked)
+    timelines: dict[str, Timeline] = {}
+    for outcome in _measure(rows, places, asked, timelines):
+        found["outcomes"] = _in_order(found["outcomes"], outcome)
+        if asked.json:
+            asked.json.write_text(json.dumps(found, indent=1) + "\n")
     _show(found, before)
-    if asked.json:
-        asked.json.write_text(json.dumps(found, indent=1) + "\n")
     if asked.picture:
         asked.picture.write_text(picture.svg(timelines))
     return 0
 
 
+def _in_order(outcomes: Sequence[dict[str, Any]], outcome: dict[str, Any]) -> list[dict[str, Any]]:
+    """With `outcome` in place of an earlier one, in the order of the registry."""
+    others = [each for each in outcomes if results.key(each) != results.key(outcome)]
+    names = [row.name for row in ROWS]
+    return sorted(
+        [*others, outcome],
+        key=lambda each: (names.index(each["row"]) if each["row"] in names else -1, each["place"]),
+    )
+
+
 def _measure(
-    rows: Sequence[Row], places: Mapping[str, Path], asked: argparse.Namespace
-) -> tuple[dict[str, Any], dict[str, Timeline]]:
-    started = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    described = machine.describe(places)
-    outcomes: list[dict[str, Any]] = []
-    timelines: dict[str, Timeline] = {}
+    rows: Sequence[Row],
+    places: Mapping[str, Path],
+    asked: argparse.Namespace,
+    timelines: dict[str, Timeline],
+) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="tapefs-sources-", dir=asked.disk) as kept:
         sources = Sources(Path(kept))
         for row in rows:
             for place, parent in places.items() if row.in_every_place else [(_NOWHERE, asked.disk)]:
                 runs = []
                 count = asked.runs if row.varies else 1
+                started = dt.datetime.now(dt.UTC).isoformat(timespec="minutes")
+                load = os.getloadavg()[0]
                 for number in range(count):
                     print(f"{row.name} on {place}: {number + 1} of {count}", file=sys.stderr)
                     is_drawn = asked.picture is not None and number == count - 1
@@ -100,15 +129,8 @@ def _measure(
                     runs.append(_run_once(row, parent, sources, timeline, small=asked.small))
                     if timeline is not None:
                         timelines[f"{row.name} on {place}"] = timeline
-                outcomes.append(results.outcome(row, place, runs, judged=not asked.small))
-    found = {
-        "started": started,
-        "small": asked.small,
-        "runs": asked.runs,
-        "machine": described,
-        "outcomes": outcomes,
-    }
-    return found, timelines
+                outcome = results.outcome(row, place, runs, judged=not asked.small)
+                yield {**outcome, "started": started, "load_average": load, "small": asked.small}
 
 
 def _run_once(
@@ -122,14 +144,11 @@ def _run_once(
 
 
 def _show(found: Mapping[str, Any], before: Mapping[str, Any] | None) -> None:
-    runs = "one run" if found["runs"] == 1 else f"{found['runs']} runs"
-    print(f"{found['started']}, {runs} of each row" + (" at toy size" if found["small"] else ""))
-    print()
     print("\n".join(results.machine_lines(found["machine"])))
     print()
     print("\n".join(results.table_lines(found["outcomes"])))
     if before is not None:
         print()
-        print(f"Against {before['started']}:")
+        print("Against an earlier run:")
         print()
         print("\n".join(results.comparison_lines(before["outcomes"], found["outcomes"])))

@@ -28,7 +28,18 @@ def outcome(
             "wanted": figure.wanted(place) if judged else "",
             "reached": figure.is_reached(place, median),
         }
-    return {"row": row.name, "place": place, "work": row.work, "figures": figures}
+    return {
+        "row": row.name,
+        "place": place,
+        "work": row.work,
+        "runs": len(runs),
+        "figures": figures,
+    }
+
+
+def key(outcome: Mapping[str, Any]) -> tuple[str, str]:
+    """What tells the outcomes of a run apart."""
+    return outcome["row"], outcome["place"]
 
 
 def machine_lines(machine: Mapping[str, Any]) -> Iterator[str]:
@@ -36,7 +47,7 @@ def machine_lines(machine: Mapping[str, Any]) -> Iterator[str]:
     packages = ", ".join(f"{name} {number}" for name, number in machine["packages"].items())
     places = ", ".join(f"{name} is {kind}" for name, kind in machine["places"].items())
     yield f"- {machine['cores']} cores of {machine['processor']}, {machine['memory_gib']} GiB"
-    yield f"- {machine['system']}; {places}; load average {machine['load_average']:.1f}"
+    yield f"- {machine['system']}; {places}"
     yield f"- Python {machine['python']}, SQLite {machine['sqlite']}, {packages}"
     yield f"- SHA-256 on one core: {machine['sha256_mb_per_s']} MB/s"
 
@@ -45,7 +56,7 @@ def table_lines(outcomes: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """All rows in Markdown: what the work is, then the table."""
     outcomes = list(outcomes)
     for name, work in {each["row"]: each["work"] for each in outcomes}.items():
-        yield f"- **{name}**: {work}"
+        yield f"- **{name}**: {work} ({'; '.join(_occasions(name, outcomes))})"
     yield ""
     yield "| row | on | figure | min | median | max | unit | to reach | |"
     yield "|---|---|---|--:|--:|--:|---|---|---|"
@@ -63,11 +74,11 @@ def comparison_lines(
     before: Iterable[Mapping[str, Any]], now: Iterable[Mapping[str, Any]]
 ) -> Iterator[str]:
     """Medians then and now, of the figures that both runs have."""
-    known = {(each["row"], each["place"]): each["figures"] for each in before}
+    known = {key(each): each["figures"] for each in before}
     yield "| row | on | figure | then | now | unit | now / then |"
     yield "|---|---|---|--:|--:|---|--:|"
     for each in now:
-        then = known.get((each["row"], each["place"]), {})
+        then = known.get(key(each), {})
         for name, found in each["figures"].items():
             if name not in then:
                 continue
@@ -77,6 +88,16 @@ def comparison_lines(
                 f"| {each['row']} | {each['place']} | {name} | {_short(old)} | {_short(new)} "
                 f"| {found['unit']} | {ratio} |"
             )
+
+
+def _occasions(name: str, outcomes: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """When and how often a row was measured, and how busy the machine was before."""
+    for each in outcomes:
+        if each["row"] != name:
+            continue
+        count = "once" if each["runs"] == 1 else f"{each['runs']} times"
+        occasion = f"{each['started'][:16]}Z, load {each['load_average']:.1f}"
+        yield f"{each['place']}: {count}, {'at toy size' if each['small'] else occasion}"
 
 
 def _short(number: float) -> str:
