@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 # Files are hashed on arrival from this size on: less costs more to note than to hash.
 FROM_BYTES: Final = 1 << 20
+# What could not be kept up with is read from the spool in pieces of this size.
+_READ_BYTES: Final = 1 << 20
 # Files of which the hash is known or under way; the oldest are forgotten.
 _FILES_MAX: Final = 4096
 
@@ -80,6 +82,8 @@ class Arrivals:
         self.images = BeforeImages(spool.directory)
         # Its thread is started by the first file that is large enough.
         self._hasher = ThreadPoolExecutor(1, "arrival")
+        # What that thread reads into.
+        self._buffer: memoryview | None = None
 
     def close(self) -> None:
         """Nothing arrives any more."""
@@ -186,10 +190,11 @@ class Arrivals:
 
     def _catch_up(self, found: _Hash, end: int) -> None:
         """Hash up to `end` what is in the spool; less where that fails, or is not wanted."""
-        buffer = memoryview(bytearray(FROM_BYTES))
+        if self._buffer is None:
+            self._buffer = memoryview(bytearray(_READ_BYTES))
         with suppress(OSError), self._spool.reading(found.ino) as fd:
             while found.hashed < end and (found.is_copied or not found.is_void):
-                piece = buffer[: end - found.hashed]
+                piece = self._buffer[: end - found.hashed]
                 with self.images.reading(Reader.HASH, found.ino, piece, found.hashed):
                     length = os.preadv(fd, [piece], found.hashed)
                 if length != len(piece):

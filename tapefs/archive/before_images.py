@@ -41,7 +41,9 @@ class BeforeImages:
     def __init__(self, directory: Path) -> None:
         """`directory` is where the bytes are put aside."""
         self._directory = directory
-        self._lock = threading.Lock()
+        # One for each reader, so that they do not wait for each other; who changes anything takes
+        # both, in this order.
+        self._locks = {reader: threading.Lock() for reader in Reader}
         self._ino: int | None = None
         # What has not been read yet: from here, for each reader, to there.
         self._starts = dict.fromkeys(Reader, 0)
@@ -56,14 +58,14 @@ class BeforeImages:
 
         Of these, `hashed_bytes` need not be hashed any more.
         """
-        with self._lock:
+        with self._locks[Reader.COPY], self._locks[Reader.HASH]:
             assert self._ino is None, "two files are copied at once"
             self._ino, self._end, self.failure = ino, length, None
             self._starts = {Reader.COPY: 0, Reader.HASH: hashed_bytes}
 
     def end(self) -> None:
         """Nothing more is read. What was put aside is gone."""
-        with self._lock:
+        with self._locks[Reader.COPY], self._locks[Reader.HASH]:
             self._ino, self._aside = None, RangeSet()
             if self._file is not None:
                 self._file.close()
@@ -76,7 +78,7 @@ class BeforeImages:
         """
         if ino != self._ino:
             return
-        with self._lock:
+        with self._locks[Reader.COPY], self._locks[Reader.HASH]:
             if ino != self._ino:
                 return
             unread = max(start, min(self._starts.values())), min(end, self._end)
@@ -103,7 +105,7 @@ class BeforeImages:
         """Inside, fill `space` with the bytes of `ino` from `offset` on; old ones are put in
         afterwards. A reader reads in order: what is in front of `offset` it will not ask for again.
         """
-        with self._lock:
+        with self._locks[reader]:
             yield
             if ino != self._ino:
                 return
