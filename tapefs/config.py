@@ -85,7 +85,9 @@ class Config:
     metrics: str | None = None
     # Recalls served in a row before a waiting archive burst gets its turn.
     recalls_before_archive: int = 64
-    # Archive jobs in a row before a waiting recall gets its turn while the spool is nearly full.
+    # So long recalls keep the drive at most while the spool is above its high water mark.
+    recall_turn_s: float = 900.0
+    # Archive jobs in a row before a waiting recall gets its turn while the spool is not empty.
     archives_before_recall: int = 2
     # So many recalls that came later than others of them may overtake a recall that is far away.
     recall_overtaken_max: int = 32

@@ -20,7 +20,12 @@ from tapefs.archive.policy import (
 CONTROL, RECALL = JobKind.CONTROL, JobKind.RECALL
 ARCHIVE, MAINTENANCE = JobKind.ARCHIVE, JobKind.MAINTENANCE
 
-BOUNDS = Bounds(recalls_before_archive=3, archives_before_recall=2, recall_overtaken_max=4)
+BOUNDS = Bounds(
+    recalls_before_archive=3,
+    recall_turn_s=100.0,
+    archives_before_recall=2,
+    recall_overtaken_max=4,
+)
 LINEAR = LinearTape(100)
 # Ten blocks a wrap: block 9 lies beside block 10, block 0 beside block 19.
 SERPENTINE = SerpentineTape(range(10, 100, 10), 10)
@@ -86,11 +91,25 @@ def test_on_a_serpentine_tape_the_nearest_along_the_tape_goes_first() -> None:
     assert choose(recalls(29, 39), state(0, tape=SERPENTINE)) == 1
 
 
-def test_a_burst_goes_first_when_the_spool_is_pressed() -> None:
-    queue = [Waiting(RECALL, 50), Waiting(ARCHIVE)]
-    assert choose(queue, state()) == 0
+def test_recalls_go_first_however_full_the_spool_is() -> None:
+    queue = [Waiting(ARCHIVE), Waiting(RECALL, 50)]
+    assert choose(queue, state()) == 1
     assert choose(queue, state(pressure=Pressure.HIGH)) == 1
-    assert choose(queue, state(turns=Turns(archives_in_row=1), pressure=Pressure.HIGH)) == 1
+
+
+def test_recalls_have_had_their_turn_when_the_spool_is_full() -> None:
+    queue = [Waiting(RECALL, 50), Waiting(ARCHIVE)]
+    turns = Turns()
+    for seconds in (99.0, 1.0):
+        assert choose(queue, state(turns=turns, pressure=Pressure.HIGH)) == 0
+        turns.take(queue[0], 0, queue[1:])
+        turns.ended(queue[0], seconds)
+    assert choose(queue, state(turns=turns, pressure=Pressure.SOME)) == 0
+    assert choose(queue, state(turns=turns, pressure=Pressure.HIGH)) == 1
+    turns.take(queue[1], 0, queue[:1])
+    turns.ended(queue[1], 1000.0)
+    assert choose(queue, state(turns=turns, pressure=Pressure.HIGH)) == 1, "it goes on"
+    assert choose(queue, state(turns=turns)) == 0, "most is on tape"
 
 
 def test_a_recall_waits_for_no_more_archiving_than_the_bound() -> None:

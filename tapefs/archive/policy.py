@@ -3,13 +3,15 @@
 Control work (label, sync barriers, eject) goes first. Recalls waiting together are served in the
 order of least motion: on a single track, and where the layout of the tape is not known, in sweeps
 to and fro; on a serpentine tape that is known, the nearest first. An archive burst waits while
-recalls are served, but no longer than `recalls_before_archive` of them in a row, and not at all
-once the spool passes its high water mark: then it goes first, because a full spool stops every
-writer, and keeps the drive until most is on tape. Maintenance runs when nothing else wants it.
+recalls are served, and the spool takes what comes meanwhile: to go to the end of data and back
+costs more than to serve a recall. When its turn comes it keeps the drive until most of the spool
+is on tape. Maintenance runs when nothing else wants it.
 
-Nobody starves; the bounds are in the configuration. A recall is overtaken by no more than
-`recall_overtaken_max` others that came in after a later one had been served, and by no more than
-`archives_before_recall` jobs of archiving in a row, however full the spool is.
+Nobody starves; the bounds are in the configuration. An archive burst waits for no more than
+`recalls_before_archive` recalls in a row, and with the spool above its high water mark for no
+longer than `recall_turn_s`. A recall is overtaken by no more than `recall_overtaken_max` others
+that came in after a later one had been served, and by no more than `archives_before_recall` jobs
+of archiving in a row, however full the spool is.
 """
 
 from __future__ import annotations
@@ -74,6 +76,7 @@ class Bounds:
     """Beyond these nobody waits for others."""
 
     recalls_before_archive: int
+    recall_turn_s: float
     archives_before_recall: int
     recall_overtaken_max: int
 
@@ -84,6 +87,8 @@ class Turns:
 
     recalls_served: int = 0
     recalls_in_row: int = 0
+    # How long those have had the drive.
+    recalls_s: float = 0.0
     archives_in_row: int = 0
     # Which way the sweep goes; None when it may begin either way.
     sweeps_up: bool | None = None
@@ -98,6 +103,7 @@ class Turns:
         self.recalls_in_row = self.recalls_in_row + 1 if is_recall else 0
         self.archives_in_row = self.archives_in_row + 1 if job.kind is JobKind.ARCHIVE else 0
         if not is_recall:
+            self.recalls_s = 0.0
             return
         self.recalls_served += 1
         others = [other for other in left if other.kind is JobKind.RECALL]
@@ -107,6 +113,11 @@ class Turns:
             self.sweeps_up = None
         elif job.block != head_block:
             self.sweeps_up = job.block > head_block
+
+    def ended(self, job: Waiting, seconds: float) -> None:
+        """The job that was taken last has had the drive for so long."""
+        if job.kind is JobKind.RECALL:
+            self.recalls_s += seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,20 +152,23 @@ def holds_for_burst(queue: Sequence[Waiting], state: LaneState) -> bool:
 
     Between two of them the archiver needs a moment; a recall there costs two long searches.
     """
-    goes_on = state.turns.archives_in_row > 0 and _presses(state)
-    return goes_on and all(job.kind in (JobKind.RECALL, JobKind.MAINTENANCE) for job in queue)
+    return _presses(state) and all(
+        job.kind in (JobKind.RECALL, JobKind.MAINTENANCE) for job in queue
+    )
 
 
 def _presses(state: LaneState) -> bool:
-    """Whether the spool wants the drive: from its high water mark on, until most is on tape."""
-    archives_in_row = state.turns.archives_in_row
-    wanted = state.pressure is Pressure.HIGH or (archives_in_row > 0 and state.pressure > 0)
-    return wanted and archives_in_row < state.bounds.archives_before_recall
+    """Whether archiving, whose turn it is, goes on before anybody else: until most is on tape."""
+    return state.pressure > 0 and (
+        0 < state.turns.archives_in_row < state.bounds.archives_before_recall
+    )
 
 
 def _archive_goes_first(state: LaneState) -> bool:
     """Whether archiving comes before the recalls that wait as well."""
-    return _presses(state) or state.turns.recalls_in_row >= state.bounds.recalls_before_archive
+    turns, bounds = state.turns, state.bounds
+    is_over = turns.recalls_s >= bounds.recall_turn_s and state.pressure is Pressure.HIGH
+    return is_over or _presses(state) or turns.recalls_in_row >= bounds.recalls_before_archive
 
 
 def _choose_recall(queue: Sequence[Waiting], recalls: list[int], state: LaneState) -> int:

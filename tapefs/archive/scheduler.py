@@ -251,6 +251,7 @@ class Scheduler:
         config = self._config
         bounds = Bounds(
             config.recalls_before_archive,
+            config.recall_turn_s,
             config.archives_before_recall,
             config.recall_overtaken_max,
         )
@@ -269,7 +270,8 @@ class Scheduler:
                 # The waiter gets whatever the job raised; the lane itself must survive it.
                 job.result = await outcome.acapture(job.work, self._drive)
         finally:
-            self._running, self._since_s = None, trio.current_time()
+            began_s, self._running, self._since_s = self._since_s, None, trio.current_time()
+            self._turns.ended(job.waiting, self._since_s - began_s)
             self._done[kind] += 1
             if not self._is_asked_again(job):
                 job.done.set()

@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from benchmarks.lane_simulation import RECORD_BYTES, Lane, Outcome, in_virtual_time, random_files
+from benchmarks.timeline import Sample
 from tapefs.archive.policy import JobKind, Pressure, burst_bytes, burst_share_bytes, segment_bytes
 from tapefs.config import Config
 
 if TYPE_CHECKING:
     from benchmarks.lane_simulation import Machine, Policy
+    from benchmarks.timeline import Timeline
     from tapefs.archive.recall_order import Span
 
 _TICK_S: Final = 1.0
+_SAMPLE_S: Final = 5.0
 _CONFIG = Config(drive_check_s=1e9)
 
 
@@ -46,6 +49,7 @@ class Mixed:
 
     recalls: Outcome
     blocked_s: float = 0.0
+    longest_blocked_s: float = 0.0
     accepted_bytes: float = 0.0
 
     def loss(self, load: Load) -> float:
@@ -56,7 +60,7 @@ class Mixed:
 class _Spool:
     def __init__(self, load: Load, found: Mixed) -> None:
         self.load, self.found = load, found
-        self.pending_bytes = 0.0
+        self.pending_bytes = self.tape_bytes = 0.0
 
     def pressure(self) -> Pressure:
         """As `Migration.spool_pressure` has it."""
@@ -64,14 +68,17 @@ class _Spool:
         return Pressure((share > high / 4) + (share > high))
 
     async def fill(self) -> None:
-        more = self.load.ingest_bytes_per_s * _TICK_S
+        more, found, blocked_s = self.load.ingest_bytes_per_s * _TICK_S, self.found, 0.0
         while True:
             await trio.sleep(_TICK_S)
             if self.pending_bytes + more > self.load.spool_bytes:
-                self.found.blocked_s += _TICK_S
+                blocked_s += _TICK_S
+                found.blocked_s += _TICK_S
+                found.longest_blocked_s = max(found.longest_blocked_s, blocked_s)
             else:
+                blocked_s = 0.0
                 self.pending_bytes += more
-                self.found.accepted_bytes += more
+                found.accepted_bytes += more
 
 
 async def _archive(lane: Lane, spool: _Spool, end_block: int) -> None:
@@ -98,10 +105,22 @@ async def _archive(lane: Lane, spool: _Spool, end_block: int) -> None:
 
         await lane.scheduler.submit(JobKind.ARCHIVE, segment)
         spool.pending_bytes -= size
+        spool.tape_bytes += size
 
 
-def mixed(machine: Machine, load: Load, policy: Policy, seed: int) -> Mixed:
-    """Let it run; recalls that are waiting at the end are waited for."""
+async def _draw(lane: Lane, spool: _Spool, timeline: Timeline) -> None:
+    while True:
+        running = lane.scheduler.statistics().running
+        amounts = int(spool.found.accepted_bytes), int(spool.tape_bytes)
+        state, block = running or "standing", lane.scheduler.head_block
+        timeline.samples.append(Sample(trio.current_time(), state, *amounts, block))
+        await trio.sleep(_SAMPLE_S)
+
+
+def mixed(
+    machine: Machine, load: Load, policy: Policy, seed: int, timeline: Timeline | None = None
+) -> Mixed:
+    """Let it run. Whoever waits at the end has waited that long at least."""
 
     async def recalls(lane: Lane, waited: trio.Nursery, files: list[Span]) -> None:
         dice = random.Random(seed + 1)
@@ -129,6 +148,8 @@ def mixed(machine: Machine, load: Load, policy: Policy, seed: int) -> Mixed:
             async with trio.open_nursery() as background:
                 background.start_soon(spool.fill)
                 background.start_soon(_archive, lane, spool, end_block)
+                if timeline is not None:
+                    background.start_soon(_draw, lane, spool, timeline)
                 with trio.move_on_after(load.duration_s):
                     async with trio.open_nursery() as waited:
                         await recalls(lane, waited, half)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from benchmarks import bulk, bus, listing, recalls, scale, small_files, streaming
+from benchmarks import bulk, bus, listing, mixed, recalls, scale, small_files, streaming
 
 if TYPE_CHECKING:
     from benchmarks.row import Row
@@ -15,6 +15,7 @@ ROWS: Final[tuple[Row, ...]] = (
     *listing.ROWS,
     *scale.ROWS,
     *recalls.ROWS,
+    *mixed.ROWS,
     *streaming.ROWS,
     *bus.ROWS,
 )

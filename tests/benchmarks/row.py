@@ -21,12 +21,14 @@ class Figure:
     """One number that a row measures.
 
     `at_least` and `at_most` are what it is to reach, in its unit; with `only_on` there alone.
+    With `may_be_zero` nothing is a result too; of all others it is a row that measures nothing.
     """
 
     unit: str
     at_least: float | None = None
     at_most: float | None = None
     only_on: str | None = None
+    may_be_zero: bool = False
 
     def wanted(self, place: str) -> str:
         """What is to be reached in `place`, for the table; empty when nothing is asked."""
