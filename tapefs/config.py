@@ -84,7 +84,7 @@ class Config:
     # A file for Prometheus with the mount's figures, absolute; None: none.
     metrics: str | None = None
     # Recalls served in a row before a waiting archive burst gets its turn.
-    recalls_before_archive: int = 64
+    recalls_before_archive: int = 256
     # So long recalls keep the drive at most while the spool is above its high water mark.
     recall_turn_s: float = 900.0
     # Archive jobs in a row before a waiting recall gets its turn while the spool is not empty.

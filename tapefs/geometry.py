@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tapefs.drive.position import TapeAddress
-from tapefs.entries import TapeFile, TapeFileKind
+from tapefs.entries import Extent, TapeFile, TapeFileKind
 
 LABEL_BYTES: Final = 10_240
 
@@ -57,6 +57,11 @@ class Geometry:
         """Where record `record` of the tape file that starts at `first_block` starts."""
         offset = record * self.blocks_per_record
         return TapeAddress(first_block + offset, sequence, offset)
+
+    def extent_address(self, extent: Extent, first_block: int) -> TapeAddress:
+        """Where the record with the first byte of `extent` starts, in the tape file from there."""
+        record = extent.position // self.record_bytes
+        return self.record_address(extent.sequence, first_block, record)
 
     def last_record_address(self, tape_file: TapeFile) -> TapeAddress:
         """Where the last record of a closed tape file, the one with its tail, starts."""

@@ -37,6 +37,7 @@ from tree_walk import below
 
 from tapefs import cli, daemon
 from tapefs.archive import placement, retrieval
+from tapefs.archive.reading_order import TapeLayout
 from tapefs.archive.retrieval import ORDER_NAME, Retrieved, retrieve
 from tapefs.archive.retrieval_sources import MountSource
 from tapefs.catalog import Item
@@ -407,6 +408,8 @@ class Shelf:
         self.read: list[bytes] = []
         self.damaged: set[bytes] = set()
         self.after_read: Callable[[], None] = lambda: None
+        self.tape: TapeLayout | None = None
+        self.stride = 1
 
     def items(self, origin: bytes, path: bytes) -> Iterator[Item]:
         # The tape has them backwards.
@@ -414,7 +417,10 @@ class Shelf:
             digest = hashlib.sha256(data).digest() if self.hashed else None
             inode = Inode(100 + number, REGULAR, os.getuid(), os.getgid(), size=len(data))
             inode.sha256, inode.mtime_ns = digest, 10**18
-            yield Item(name, name, inode, 10_000 - number)
+            yield Item(name, name, inode, 10_000 - number * self.stride)
+
+    def layout(self) -> TapeLayout | None:
+        return self.tape
 
     def xattrs(self, item: Item) -> dict[bytes, bytes]:
         return {}
@@ -440,6 +446,17 @@ def test_in_the_order_of_the_tape(out: Path) -> None:
     shelf = Shelf({b"%d" % number: b"x" for number in range(1200)})
     assert retrieve(shelf, EVERYTHING, out, nothing).files_count == 1200
     assert shelf.read == [b"%d" % number for number in range(1199, -1, -1)]
+
+
+def test_by_the_motion_of_the_tape_where_it_is_known(out: Path) -> None:
+    shelf = Shelf({b"%d" % number: b"x" for number in range(40)})
+    shelf.stride, ends = 100, tuple(range(150, 10_001, 150))
+    shelf.tape = TapeLayout(8_000, ends, len(ends), 512 << 10)
+    assert retrieve(shelf, EVERYTHING, out, nothing).files_count == 40
+    blocks = [10_000 - 100 * int(name) for name in shelf.read]
+    assert abs(blocks[0] - 8_000) < 1000, "it begins near the head"
+    assert sorted(blocks) == list(range(6_100, 10_001, 100))
+    assert blocks != sorted(blocks)
 
 
 @pytest.mark.parametrize("hashed", [True, False])

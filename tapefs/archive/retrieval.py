@@ -1,4 +1,4 @@
-"""Getting data back: many files of a volume into a directory, in tape order, proven on the way.
+"""Getting data back: many files of a volume into a directory, proven on the way.
 
 Every byte is read through something that checks the CRC-32C of each record, and the SHA-256 of each
 file is compared with the catalog's before the file gets its name. A retrieval that was cut off is
@@ -21,6 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tapefs.archive import placement
+from tapefs.archive.reading_order import waiting_in_reading_order
 from tapefs.catalog import RecallOrder, remove_database
 from tapefs.entries import printable
 from tapefs.errors import (
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from tapefs.archive.reading_order import TapeLayout
     from tapefs.catalog import Item
 
     Report = Callable[[dict[str, Any]], None]
@@ -78,6 +80,10 @@ class Source(Protocol):
 
         `path` is where that goes; with an empty one the root directory itself is no item.
         """
+        ...
+
+    def layout(self) -> TapeLayout | None:
+        """How the tape lies; None when nobody knows."""
         ...
 
     def xattrs(self, item: Item) -> dict[bytes, bytes]:
@@ -255,14 +261,14 @@ class _Retrieval:
         _, self._total_bytes = self._order.content()
 
     def copy_all(self) -> None:
-        """Directories, what is there already, files in tape order, links, attributes."""
+        """Directories, what is there already, files as the tape has them, links, attributes."""
         for item in self._order.directories():
             self._try(item, self._make_directory)
         for item in self._order.nodes():
             self._try(item, self._make_node)
         for item in self._order.files():
             self._try(item, self._prove)
-        for item in self._order.waiting_files():
+        for item in waiting_in_reading_order(self._order, self._source.layout()):
             self._try(item, self._copy)
         for item, first in self._order.further_names():
             self._try(item, partial(self._link, first))

@@ -8,8 +8,10 @@ import stat
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from tapefs.archive.reading_order import TapeLayout
 from tapefs.archive.retrieval import CHANGED, NotGiven
 from tapefs.archive.shelf import clean_path, no_such_path
+from tapefs.archive.tape_attributes import LAYOUT
 from tapefs.catalog import Item, ShelfCatalog
 from tapefs.entries import Inode, printable
 from tapefs.errors import DriveBusy, DriveGone, MediumFailed, NotMounted, NotReady, TapefsError
@@ -51,6 +53,10 @@ class MountSource:
                     yield item
                 if stat.S_ISDIR(item.inode.mode):
                     levels.append(self._children(item))
+
+    def layout(self) -> TapeLayout | None:
+        """See `retrieval.Source`."""
+        return TapeLayout.unpack(_xattr(self._root, LAYOUT))
 
     def xattrs(self, item: Item) -> dict[bytes, bytes]:
         """See `retrieval.Source`."""
@@ -164,6 +170,7 @@ class VolumeSource:
     def items(self, origin: bytes, path: bytes) -> Iterator[Item]:
         """See `retrieval.Source`. Raises UsageError when there is no such path."""
         volume = self._volume
+        first_blocks: dict[int, int] = self._ask(self._first_blocks)
         with ShelfCatalog.open(volume.catalog.path, volume.view.path) as catalog:
             clean = clean_path(origin)
             found = catalog.at(clean)
@@ -175,11 +182,15 @@ class VolumeSource:
                 if entry is None:
                     levels.pop()
                     continue
-                item = _item_of(catalog, *entry)
+                item = self._item(catalog, first_blocks, *entry)
                 if item.path:
                     yield item
                 if stat.S_ISDIR(item.inode.mode):
                     levels.append(_children_of(catalog, item))
+
+    def layout(self) -> TapeLayout | None:
+        """See `retrieval.Source`."""
+        return TapeLayout.of(self._volume.scheduler, self._volume.label.geometry)
 
     def xattrs(self, item: Item) -> dict[bytes, bytes]:
         """See `retrieval.Source`."""
@@ -191,6 +202,24 @@ class VolumeSource:
         """See `retrieval.Source`."""
         yield lambda offset, length: self._ask(self._read, item.inode.ino, offset, length)
 
+    def _item(
+        self,
+        catalog: ShelfCatalog,
+        first_blocks: dict[int, int],
+        origin: bytes,
+        path: bytes,
+        named: Named,
+    ) -> Item:
+        extent = catalog.first_extent(named.inode.ino) if stat.S_ISREG(named.inode.mode) else None
+        first_block = first_blocks.get(extent.sequence) if extent else None
+        if extent is None or first_block is None:
+            return Item(path, origin, named.inode)
+        block = self._volume.label.geometry.extent_address(extent, first_block).block
+        return Item(path, origin, named.inode, block, extent.position)
+
+    async def _first_blocks(self) -> dict[int, int]:
+        return {file.sequence: file.first_block for file in self._volume.view.tape_files()}
+
     async def _xattrs(self, ino: int) -> dict[bytes, bytes]:
         return self._volume.catalog.xattrs(ino)
 
@@ -201,12 +230,6 @@ class VolumeSource:
             return await contents.read(ino, offset, length)
         finally:
             await contents.release(ino, write=False)
-
-
-def _item_of(catalog: ShelfCatalog, origin: bytes, path: bytes, named: Named) -> Item:
-    extent = catalog.first_extent(named.inode.ino) if stat.S_ISREG(named.inode.mode) else None
-    place = (extent.sequence, extent.position) if extent else (0, 0)
-    return Item(path, origin, named.inode, *place)
 
 
 def _children_of(catalog: ShelfCatalog, item: Item) -> Iterator[tuple[bytes, bytes, Named]]:

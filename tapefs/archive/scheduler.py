@@ -139,7 +139,12 @@ class Scheduler:
     @property
     def tape(self) -> MotionModel:
         """How the tape is laid out, as far as the drive tells: for `recall_order`."""
-        return tape_of(self._drive.wrap_ends, self._drive.wrap_count)
+        return tape_of(*self.wraps)
+
+    @property
+    def wraps(self) -> tuple[tuple[int, ...], int]:
+        """Where those that are full end, and how many there are; may be asked by any thread."""
+        return self._drive.wrap_ends, self._drive.wrap_count
 
     def statistics(self) -> LaneStatistics:
         """What the lane has done and what it is doing."""

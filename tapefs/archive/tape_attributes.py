@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tapefs.catalog import Catalog, TapeView
-    from tapefs.entries import Extent, Inode, TapeFile
+    from tapefs.entries import Inode, TapeFile
 
     Answer = Callable[["TapeAttributes", Inode], bytes | None]
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 SYNC: Final = (b"user.tapefs.sync", b"user.ltfs.sync")
 STATE: Final = b"user.tapefs.state"
 VOLUME: Final = b"user.tapefs.volume"
+# For `tapefs recall`, which is another process: see `reading_order.TapeLayout`.
+LAYOUT: Final = b"user.tapefs.layout"
 # The whole tape is one partition, which LTFS would call a.
 _PARTITION: Final = b"a"
 _OWN_NAMESPACE: Final = b"user.tapefs."
@@ -45,14 +47,18 @@ class TapeAttributes:
         contents: _States,
         problem: Callable[[], str | None] = lambda: None,
         verified_ns: Callable[[TapeFile], int] = lambda _: 0,
+        layout: Callable[[], bytes | None] = lambda: None,
     ) -> None:
         """`problem`: why nothing can be read from the tape now, if so. `verified_ns`: when a tape
-        file was last read from its first to its last record; 0 if it never was."""
+        file was last read from its first to its last record; 0 if it never was. `layout`: how the
+        tape lies in its drive, packed.
+        """
         self._catalog = catalog
         self._view = view
         self._contents = contents
         self._unreachable_reason = problem
         self._verified_ns = verified_ns
+        self._tape_layout = layout
         settings = view.settings
         self._uuid = str(settings.volume_uuid).encode()
         self._name = settings.name.encode()
@@ -72,6 +78,9 @@ class TapeAttributes:
     def _problem(self, _: Inode) -> bytes | None:
         problem = self._unreachable_reason()
         return problem.encode() if problem else None
+
+    def _layout(self, _: Inode) -> bytes | None:
+        return self._tape_layout()
 
     def _volume_name(self, _: Inode) -> bytes:
         return self._name
@@ -93,12 +102,7 @@ class TapeAttributes:
         tape_file = self._view.tape_file(extent.sequence) if extent else None
         if extent is None or tape_file is None:
             return None
-        return b"%d" % self._block(extent, tape_file)
-
-    def _block(self, extent: Extent, tape_file: TapeFile) -> int:
-        record = extent.position // self._geometry.record_bytes
-        sequence, first_block = tape_file.sequence, tape_file.first_block
-        return self._geometry.record_address(sequence, first_block, record).block
+        return b"%d" % self._geometry.extent_address(extent, tape_file.first_block).block
 
     def _partition(self, inode: Inode) -> bytes | None:
         return _PARTITION if self._catalog.first_extent(inode.ino) else None
@@ -126,6 +130,7 @@ class TapeAttributes:
 _ANSWERS: Final[dict[bytes, Answer]] = {
     STATE: TapeAttributes._state,
     VOLUME: TapeAttributes._volume,
+    LAYOUT: TapeAttributes._layout,
     b"user.tapefs.problem": TapeAttributes._problem,
     b"user.tapefs.volume-name": TapeAttributes._volume_name,
     b"user.tapefs.generation": TapeAttributes._generation,

@@ -1,4 +1,4 @@
-"""Reading many files in the order of the tape, for what they hash to or to have them near."""
+"""Reading many files with little motion of the tape, for what they hash to or to have them near."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import xxhash
 
+from tapefs.archive.reading_order import waiting_in_reading_order
 from tapefs.archive.retrieval import CHANGED, NotGiven, Retrieved
 from tapefs.catalog import RecallOrder
 from tapefs.errors import DataMismatch, MediumFailed, TapefsError
@@ -36,7 +37,7 @@ def hashed_in_tape_order(
     report: Report,
     message: str,
 ) -> Iterator[tuple[Item, tuple[bytes, bytes] | TapefsError]]:
-    """Each wanted file at and below `origins` that has content, in tape order.
+    """Each wanted file at and below `origins` that has content, in the order to read them in.
 
     With it, SHA-256 and xxh128 of what was read, or what kept it from being read. Memory does not
     grow with the number of files. Raises what keeps `source` from reading at all.
@@ -54,7 +55,7 @@ def hashed_in_tape_order(
         )
         _, total_bytes = order.content()
         told = _Told(report, message, total_bytes)
-        for item in order.waiting_files():
+        for item in waiting_in_reading_order(order, source.layout()):
             try:
                 yield item, _hash(source, item, told)
             except (DataMismatch, MediumFailed, NotGiven) as exc:

@@ -49,7 +49,8 @@ _IS_DIRECTORY: Final = "mode & 61440 = 16384"
 class Item:
     """One name that is to be at `path`, and what is at `origin` on its volume.
 
-    `place` and `position` sort in tape order; what is not on tape, or has no content, has zeros.
+    `place` is the block that its first byte stands in, and `position` tells apart what is in one
+    block; what is not on tape, or has no content, has zeros.
     """
 
     path: bytes
@@ -58,6 +59,15 @@ class Item:
     place: int = 0
     position: int = 0
     number: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingPlace:
+    """A file that waits: its item's number and place on tape, and how large it is."""
+
+    number: int
+    block: int
+    size: int
 
 
 class RecallOrder:
@@ -132,6 +142,21 @@ class RecallOrder:
             (-1, 0, 0),
             _PLACE,
         )
+
+    def waiting_places(self, count_max: int) -> list[WaitingPlace] | None:
+        """Of the same files all that is needed to put them in order; None if there are more."""
+        rows = self._database.rows(
+            f"SELECT id, place, size FROM item WHERE {_IS_FILE} AND first IS NULL AND NOT state"
+            f" ORDER BY {_PLACE} LIMIT ?",
+            (count_max + 1,),
+        )
+        return None if len(rows) > count_max else [WaitingPlace(*row) for row in rows]
+
+    def item(self, number: int) -> Item:
+        """The item with this number."""
+        row = self._database.first(f"SELECT {_COLUMNS} FROM item WHERE id = ?", (number,))
+        assert row is not None, "no item has this number"
+        return _item(row)
 
     def further_names(self) -> Iterator[tuple[Item, bytes]]:
         """Other names of what another item brought, each with the path of that, if it is done."""

@@ -21,7 +21,7 @@ CREATE TABLE item (
     target    BLOB,
     sha256    BLOB,
     xxh128    BLOB,
-    -- Where its first byte stands on the tape: two numbers that sort in tape order.
+    -- The block of the tape that its first byte stands in, and what sorts those in one block.
     place     INTEGER NOT NULL,
     position  INTEGER NOT NULL,
     -- The item that brings the content, where another name of the same file does; else NULL.

@@ -1,4 +1,4 @@
-"""`tapefs recall`: many files from tape into a directory, in tape order, proven."""
+"""`tapefs recall`: many files from tape into a directory, with little motion, proven."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from tapefs.archive.health import HealthKeeper
 from tapefs.archive.known_volumes import find_volume
 from tapefs.archive.mounted import closing_volume, open_volume
 from tapefs.archive.offline import DRIVE_NAME, absent_drive, known_label, what_to_insert
+from tapefs.archive.reading_order import TapeLayout
 from tapefs.archive.tape_attributes import TapeAttributes
 from tapefs.config import Config, parse_options
 from tapefs.control import server as control_server
@@ -216,6 +217,7 @@ class _Mount:
             volume.contents,
             lambda: volume.unreachable_reason,
             volume.verifications.verified_ns,
+            lambda: TapeLayout.of(volume.scheduler, label.geometry).pack(),
         )
         shown = Presentation(
             self._config.uid,
