@@ -30,7 +30,7 @@ def add_parsers(commands: shared.Commands) -> None:
         run,
         summary="copy files and directories from tape into a directory, in tape order, proven",
         description="Copy what is at each PLACE into DIR, under its last name, with owners, modes, "
-        "times, attributes and links, in the order in which it stands on the tape. Every record "
+        "times, attributes and links, in the order that moves the tape least. Every record "
         "is checked, and every file whose SHA-256 is known. What differs in DIR is left alone. "
         "If this is interrupted, the same command goes on; what is there already is proven by "
         "its content. Damaged files are named, the others copied; the exit code is 21 then.",
