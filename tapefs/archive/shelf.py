@@ -189,7 +189,7 @@ class Copies:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._table.__exit__(None, None, None)
+        self._table.close()
 
     def elsewhere(self, volume: KnownVolume, entry: ShelfEntry) -> list[KnownVolume] | None:
         """The other volumes that have what `entry` of `volume` holds; None when nobody can tell.

@@ -6,12 +6,10 @@ import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tapefs.catalog.database import CACHE_BYTES, Database, translated
+from tapefs.catalog.database import CACHE_BYTES, Closing, Database, translated
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from types import TracebackType
-    from typing import Self
 
     from tapefs.entries import Inode
 
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 _PLACE: Final = Path("the temporary file of a comparison")
 
 
-class _Temporary:
+class _Temporary(Closing):
     """Tables for one command, for one thread; memory does not grow with their rows.
 
     Methods raise SpoolFull when the disk that holds temporary files is full, StateUnusable when it
@@ -33,15 +31,8 @@ class _Temporary:
         self._database.execute(f"PRAGMA cache_size = -{CACHE_BYTES // 1024}")
         self._database.execute(table)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Let the tables go."""
         self._database.close()
 
 

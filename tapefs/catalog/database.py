@@ -11,8 +11,9 @@ import fcntl
 import importlib.resources
 import os
 import sqlite3
+from abc import ABC, abstractmethod
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 from tapefs.errors import DriveBusy, SpoolFull, StateUnusable, TapefsError
 
@@ -49,6 +50,20 @@ _FATAL_CODES: Final = frozenset(
         sqlite3.SQLITE_NOMEM,
     )
 )
+
+
+class Closing(ABC):
+    """What is closed at the end of a `with`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of everything."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class Database:

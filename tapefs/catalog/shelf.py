@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from tapefs.catalog.database import APPLICATION_LIVE, APPLICATION_TAPE, Database
+from tapefs.catalog.database import APPLICATION_LIVE, APPLICATION_TAPE, Closing, Database
 from tapefs.catalog.namespace import Namespace
 from tapefs.catalog.rows import INODE_COLUMNS, Staged, staged_from
 from tapefs.entries import ROOT_INO, Inode
@@ -18,7 +18,6 @@ from tapefs.entries import ROOT_INO, Inode
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-    from types import TracebackType
     from typing import Self
 
     from tapefs.catalog.database import Row
@@ -71,7 +70,7 @@ class Totals:
     waiting_bytes: int
 
 
-class ShelfCatalog(Namespace):
+class ShelfCatalog(Closing, Namespace):
     """What users see of a volume, or would: its live catalog, else what its tape view says.
 
     For any process, also while another one mounts the volume: no lock, no write. What a mount
@@ -187,17 +186,6 @@ class ShelfCatalog(Namespace):
     def close(self) -> None:
         """Close the file. May be called again."""
         self._database.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _sums(self, ino: str) -> str:
         waiting = "coalesce(sum(dirty_bytes), 0)" if self._is_live else "0"

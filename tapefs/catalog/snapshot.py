@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
-from tapefs.catalog.database import APPLICATION_LIVE, Database
+from tapefs.catalog.database import APPLICATION_LIVE, Closing, Database
 from tapefs.catalog.namespace import Namespace
 from tapefs.catalog.rows import INODE_COLUMNS, STAGED_COLUMNS, Staged, staged_from
 from tapefs.entries import Inode
@@ -15,7 +15,6 @@ from tapefs.entries import Inode
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
-    from types import TracebackType
 
 _LISTED: Final = "FROM json_each(?) AS listed CROSS JOIN"
 _INODES: Final = f"SELECT {INODE_COLUMNS} {_LISTED} inode ON inode.ino = listed.value"
@@ -42,7 +41,7 @@ class SnapshotFile:
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
 
 
-class Snapshot(Namespace):
+class Snapshot(Closing, Namespace):
     """The live catalog as it was committed when this was opened.
 
     Open it right after `Catalog.close_epoch`, with no await between, and it holds exactly the
@@ -140,14 +139,3 @@ class Snapshot(Namespace):
     def close(self) -> None:
         """Let the view go. May be called again."""
         self._database.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -52,6 +52,19 @@ def add_command(
     return parser
 
 
+def add_family(
+    commands: Commands, name: str, *, summary: str, description: str, example: str
+) -> Commands:
+    """Add command `name`, which has commands of its own; add those to what is returned."""
+    family = commands.add_parser(
+        name,
+        help=summary,
+        description=textwrap.fill(description, _TEXT_COLUMNS),
+        epilog=f"example:\n  {example}",
+    )
+    return family.add_subparsers(metavar="COMMAND", required=True)
+
+
 def add_drive(parser: Parser) -> None:
     """Add the positional DRIVE."""
     parser.add_argument("drive", metavar="DRIVE", help=DRIVE_HELP)

@@ -44,14 +44,14 @@ class TapeFileSummary:
 
 def add_parsers(commands: shared.Commands) -> None:
     """Add `tapefs cartridge info`, `tapefs cartridge cat` and `tapefs cartridge serve`."""
-    family = commands.add_parser(
+    members = shared.add_family(
+        commands,
         "cartridge",
-        help="look into a virtual cartridge, or offer it as a USB tape drive",
-        description="Look into a virtual cartridge (a SIMH .tap file) without mounting it,\n"
+        summary="look into a virtual cartridge, or offer it as a USB tape drive",
+        description="Look into a virtual cartridge (a SIMH .tap file) without mounting it, "
         "or offer it to Linux as a USB tape drive.",
-        epilog="example:\n  tapefs cartridge info first.tap",
+        example="tapefs cartridge info first.tap",
     )
-    members = family.add_subparsers(metavar="COMMAND", required=True)
     info = shared.add_command(
         members,
         "info",

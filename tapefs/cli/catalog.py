@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 def add_parsers(commands: shared.Commands) -> None:
     """Add `tapefs catalog export` and `tapefs catalog import`."""
-    family = commands.add_parser(
+    members = shared.add_family(
+        commands,
         "catalog",
-        help="export the catalog of a cartridge to a file, or import one",
+        summary="export the catalog of a cartridge to a file, or import one",
         description="Let another computer look into a cartridge that it has never seen.",
-        epilog="example:\n  tapefs catalog export FIRST first.tapefs-catalog",
+        example="tapefs catalog export FIRST first.tapefs-catalog",
     )
-    members = family.add_subparsers(metavar="COMMAND", required=True)
     exporting = shared.add_command(
         members,
         "export",

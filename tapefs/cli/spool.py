@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 def add_parsers(commands: shared.Commands) -> None:
     """Add `tapefs spool list` and `tapefs spool move`."""
-    family = commands.add_parser(
+    members = shared.add_family(
+        commands,
         "spool",
-        help="what waits for a tape: list it, or move it to the next cartridge",
+        summary="what waits for a tape: list it, or move it to the next cartridge",
         description="Show what waits in the spools of this computer, or move it elsewhere.",
-        epilog="example:\n  tapefs spool list",
+        example="tapefs spool list",
     )
-    members = family.add_subparsers(metavar="COMMAND", required=True)
     listing = shared.add_command(
         members,
         "list",
