@@ -12,7 +12,7 @@ import tap_reader
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tapefs.emulator import cartridge_memory
+from tapefs.emulator import cartridge_memory, medium
 from tapefs.emulator.cartridge_memory import CartridgeMemory, memory_path
 from tapefs.emulator.medium import VirtualCartridge
 from tapefs.emulator.tap import FILEMARKS_IN_A_ROW_MAX, RECORD_BYTES_MAX
@@ -335,6 +335,23 @@ def test_the_chip_counts_loads_and_tells_of_writes(path: Path) -> None:
         cartridge.count_load()
         cartridge.append_record(b"c")
         assert seen() == (2, 2)
+
+
+def test_the_host_writes_while_more_comes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(medium, "_WRITE_OUT_BYTES", 10_000)
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        os, "posix_fadvise", lambda _fd, start, count, _: told.append((start, count))
+    )
+    with VirtualCartridge.create(path, "lto5", 1 << 20) as cartridge:
+        for _ in range(10):
+            cartridge.append_record(bytes(4000))
+        cartridge.truncate(2)
+        for _ in range(10):
+            cartridge.append_record(bytes(4000))
+    # Three records make enough; where the tape was cut, it begins again.
+    span = 4008
+    assert told == [(at * span, 3 * span) for at in (0, 3, 6, 2, 5, 8)]
 
 
 def test_sync_reaches_the_disk_only_when_something_was_written(

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 _SERIAL_PREFIX: Final = "VT"
 _SERIAL_RANDOM_BYTES: Final = 5
+# The host is told to begin writing to its disk after so much, lest all of it be left for `sync`.
+_WRITE_OUT_BYTES: Final = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,8 @@ class VirtualCartridge:
         self._size_bytes = size_bytes
         self._written_since_load = False
         self._synced = True
+        # Up to here the host was told to write.
+        self._written_out_bytes = size_bytes
         self._words = (bytearray(tap.WORD_BYTES), bytearray(tap.WORD_BYTES + 1))
 
     @classmethod
@@ -253,16 +257,26 @@ class VirtualCartridge:
         with self._host_errors():
             written_bytes = os.pwritev(self._descriptor, buffers, end_bytes)
         self._size_bytes = end_bytes + written_bytes
+        self._write_out()
         if written_bytes != span_bytes:
             self._cut(end_bytes)
             raise MediumFailed(
                 f"the file system of {self.path} took only part of a record; make room there"
             )
 
+    def _write_out(self) -> None:
+        start_bytes, count = self._written_out_bytes, self._size_bytes - self._written_out_bytes
+        if count >= _WRITE_OUT_BYTES:
+            # Linux starts to write what is dirty there, and lets only go of what is not.
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(self._descriptor, start_bytes, count, os.POSIX_FADV_DONTNEED)
+            self._written_out_bytes = self._size_bytes
+
     def _cut(self, size_bytes: int) -> None:
         with self._host_errors():
             os.ftruncate(self._descriptor, size_bytes)
         self._size_bytes = size_bytes
+        self._written_out_bytes = min(self._written_out_bytes, size_bytes)
 
     def _before_write(self) -> None:
         """Change the chip's reference before the first byte, so that no crash can hide a write."""
