@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import mmap
+import os
 import random
 import shutil
 import threading
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+from first_light_rig import MIB, new_host
 from volume_rig import RECORD_BYTES, Rig, User
 
 from tapefs.archive import arrival
@@ -306,3 +309,40 @@ async def test_a_file_that_goes_to_tape_in_parts_is_hashed_no_more(rig: Rig) -> 
         await writer.close()
         wanted = bytes(writer.model)
     await assert_on_tape(rig, {"file": wanted})
+
+
+@pytest.mark.fuse
+@pytest.mark.parametrize("seed", range(2))
+def test_mapped_and_overlapping_writes_through_the_kernel(seed: int) -> None:
+    """What the tape says that a file hashes to is what the file hashes to."""
+    choice = random.Random(seed)
+    with new_host() as host:
+        host.format().mount()
+        wanted = {}
+        for name in ("appended", "mapped", "changed"):
+            path, model = host.mountpoint / name, bytearray()
+            with path.open("w+b", buffering=0) as stream:
+                for _ in range(12):
+                    data = choice.randbytes(choice.randrange(1, MIB))
+                    stream.write(data)
+                    model += data
+                    at = choice.randrange(len(model))
+                    if name == "changed" and choice.random() < 0.3:
+                        stream.seek(at)
+                        stream.write(b"other")
+                        model[at : at + 5] = b"other"
+                        stream.seek(0, os.SEEK_END)
+                if name == "mapped":
+                    with mmap.mmap(stream.fileno(), len(model)) as mapped:
+                        for _ in range(20):
+                            at = choice.randrange(len(model) - 5)
+                            mapped[at : at + 5] = model[at : at + 5] = b"other"
+            wanted[name] = hashlib.sha256(model).hexdigest()
+        host.umount()
+        host.forget()
+        host.mount()
+        for name, expected in wanted.items():
+            path = host.mountpoint / name
+            assert os.getxattr(path, "user.tapefs.sha256").decode() == expected
+            assert hashlib.sha256(path.read_bytes()).hexdigest() == expected
+        host.umount()
