@@ -8,11 +8,13 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import stub_daemon
+from screen_rig import Terminal
 from stub_daemon import MountRequest
 
 from tapefs import cli, errors
@@ -128,6 +130,9 @@ from tapefs.fuse import mountpoint
 from stub_daemon import MountRequest
 
 def run_mount(request, report):
+    if request.drive == "usb:deaf":
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        (request.state_dir / "pid").write_text(str(os.getpid()))
     report({"event": "progress", "phase": "label", "message": "reading the label"})
     if request.drive == "usb:error":
         raise errors.WrongTape("this is volume B; load volume A")
@@ -137,6 +142,9 @@ def run_mount(request, report):
         os.kill(os.getpid(), signal.SIGKILL)
     if request.drive == "usb:slow":
         signal.pause()
+    if request.drive == "usb:deaf":
+        while True:
+            signal.sigwait({signal.SIGTERM})
     print("printed by a library")
     telemetry.event(telemetry.MOUNT_READY, mountpoint=request.mountpoint)
     report({"event": "mounted", "pid": os.getpid(), "cwd": os.getcwd(), "group": os.getpgrp()})
@@ -229,6 +237,27 @@ def test_ctrl_c_calls_the_mount_off(tmp_path: Path) -> None:
     out, err = process.communicate(timeout=30)
     assert process.returncode == ExitCode.INTERRUPTED
     assert (out, err) == ("", "tapefs: interrupted; the mount was called off\n")
+
+
+def test_ctrl_c_on_a_terminal_and_twice(tmp_path: Path) -> None:
+    """A terminal sends it to the daemon as well: until it has mounted, it is in the same group."""
+    (tmp_path / "mnt").mkdir()
+    words = ["mount", "usb:deaf", str(tmp_path / "mnt"), "--state-dir", str(tmp_path / "state")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "TERM": "dumb"}
+    with Terminal([sys.executable, "-c", DAEMON, *words], 80, 24, environment) as terminal:
+        terminal.until(lambda lines: "tapefs: reading the label" in lines)
+        daemon = int((tmp_path / "state" / "pid").read_text())
+        try:
+            terminal.press(b"\x03")
+            # Two at the same moment are one; and who goes on pressing meets Python's own end.
+            time.sleep(1.0)
+            terminal.press(b"\x03")
+            assert terminal.wait() == ExitCode.INTERRUPTED
+            assert "tapefs: interrupted; the mount was called off" in "\n".join(terminal.lines())
+        finally:
+            os.kill(daemon, signal.SIGKILL)
+    log = next((tmp_path / "state" / "log").iterdir()).read_text()
+    assert "mount.failed" not in log, "it is ended by whoever started it, in order"
 
 
 def test_a_log_that_grew_too_long_is_set_aside(

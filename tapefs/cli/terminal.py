@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
+import os
 import shutil
 import sys
 import time
@@ -32,6 +33,8 @@ _BAR_COLUMNS: Final = 72
 # The bar takes what room there is, and no less than this.
 _BAR_COLUMNS_MIN: Final = 8
 
+# Terminals that cannot draw.
+_DUMB: Final = ("", "dumb", "unknown")
 # A table of so many columns is no table any more where its words do not fit.
 _COLUMNS_MANY: Final = 4
 
@@ -118,12 +121,12 @@ class Terminal:
         """Yield the function that shows progress events while the block runs.
 
         Events carry `phase`, `message`, `done_bytes` and `total_bytes`, all optional. A terminal
-        gets a bar; a pipe a line for each new message; with `--json` standard error gets a JSON
-        line now and then of what takes longer than a moment.
+        that can draw gets a bar; a pipe a line for each new message; with `--json` standard error
+        gets a JSON line now and then of what takes longer than a moment.
         """
         if self._json_output:
             yield _JsonProgress().report
-        elif sys.stderr.isatty():
+        elif sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in _DUMB:
             with _rich_progress() as report:
                 yield report
         else:
