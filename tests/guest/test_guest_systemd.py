@@ -184,7 +184,7 @@ def test_plug_mount_write_shut_down_boot(tmp_path: Path) -> None:
             until="",
             devices=disk,
             start=START_SYSTEMD,
-            deadline_s=900,
+            deadline_s=1500,
         )
         served.check()
         assert "reboot: Power down" in served.outcome.console, served.outcome.console
