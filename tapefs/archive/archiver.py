@@ -89,6 +89,8 @@ class Archiver:
         self._retry = Retry(config.settle_s)
         self.migration = Migration(catalog, writer, contents, spool, account, config, clock_ns)
         self._works = False
+        # From how many bytes on a burst is worth it, by what was written to tape so far.
+        self._worth_bytes = self._burst_bytes()
         lane.spool_pressure = self.migration.spool_pressure
         lane.burst_follows = lambda: self._works or self._due()
         lane.on_away = self._drive_is_away
@@ -198,7 +200,7 @@ class Archiver:
 
     def _is_enough(self) -> bool:
         """Whether so much waits that a burst is worth it, or needed."""
-        enough = self._account.pending_bytes >= self._burst_bytes()
+        enough = self._account.pending_bytes >= self._worth_bytes
         return enough or self.migration.spool_pressed()
 
     def _burst_bytes(self) -> int:
@@ -221,6 +223,7 @@ class Archiver:
             self._works = False
             self.migration.state = "idle"
             self._waiting_since = None
+            self._worth_bytes = self._burst_bytes()
             if error is None:
                 wrote = self.migration.segments > segments_before
                 self._retry.succeeded(wrote=wrote, full=self.migration.does_not_fit)

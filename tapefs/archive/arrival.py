@@ -126,6 +126,10 @@ class Arrivals:
         if found is not None and found.hashed < found.end:
             self._hasher.submit(self._hash, found, found.end, b"")
 
+    def knows(self, ino: int) -> bool:
+        """Whether hashes of the file were begun. For a worker too."""
+        return ino in self._hashes
+
     @contextmanager
     def copying(self, inode: Inode) -> Iterator[KnownHashes | None]:
         """Inside, the file is copied to tape whole: its hashes, if they were begun.

@@ -63,6 +63,10 @@ class BeforeImages:
             self._ino, self._end, self.failure = ino, length, None
             self._starts = {Reader.COPY: 0, Reader.HASH: hashed_bytes}
 
+    def is_copied(self, ino: int) -> bool:
+        """Whether `ino` is the file of `begin`. For the worker that copies."""
+        return ino == self._ino
+
     def end(self) -> None:
         """Nothing more is read. What was put aside is gone."""
         with self._locks[Reader.COPY], self._locks[Reader.HASH]:

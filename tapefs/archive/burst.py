@@ -155,6 +155,9 @@ class Burst:
     ) -> Iterator[array[int]]:
         """A whole file, with the hashes that were taken when it arrived, if there are any."""
         note = MemberNote(inode.ino)
+        if not self._arrivals.knows(inode.ino):
+            yield from self._content(builder, member, note, content)
+            return
         with self._arrivals.copying(inode) as known:
             try:
                 yield from self._content(builder, member, note, content, known)

@@ -32,6 +32,9 @@ class SpoolContent:
 
     def fill(self, space: memoryview, offset: int) -> None:
         """Fill `space` with the bytes from `offset` on; zeros where the spool has none."""
+        if not self._images.is_copied(self._ino):
+            self._fill(space, offset)
+            return
         with self._images.reading(Reader.COPY, self._ino, space, offset):
             self._fill(space, offset)
 
@@ -39,6 +42,8 @@ class SpoolContent:
         end = offset + len(space)
         if not self._resident.covers(offset, end):
             space[:] = bytes(len(space))
+        elif space and os.preadv(self._fd, [space], offset) == len(space):
+            return
         for start, stop in self._resident.within(offset, end):
             piece = space[start - offset : stop - offset]
             while piece and (length := os.preadv(self._fd, [piece], start)):

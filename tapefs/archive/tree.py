@@ -80,13 +80,18 @@ class Tree:
         self._clock_ns = clock_ns
 
     def lookup(self, parent: int, name: bytes) -> Inode:
-        """The inode that `parent` names `name`; `.` and `..` too. Raises ENOENT."""
-        ino = self._find(parent, name)
-        if ino is None:
+        """As `find`. Raises ENOENT when there is none."""
+        inode = self.find(parent, name)
+        if inode is None:
             raise FilesystemError(errno.ENOENT)
-        return self.catalog.inode(ino)
+        return inode
 
-    def _find(self, parent: int, name: bytes) -> int | None:
+    def find(self, parent: int, name: bytes) -> Inode | None:
+        """The inode that `parent` names `name`, or None; `.` and `..` too."""
+        ino = self._number(parent, name)
+        return None if ino is None else self.catalog.inode(ino)
+
+    def _number(self, parent: int, name: bytes) -> int | None:
         if name == b".":
             return parent
         if name == b"..":

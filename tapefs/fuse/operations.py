@@ -146,11 +146,8 @@ class Operations(pyfuse3.Operations):
 
     @answers
     def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
-        try:
-            inode = self.tree.lookup(parent_inode, name)
-        except FilesystemError as exc:
-            if exc.errno_number != errno.ENOENT:
-                raise
+        inode = self.tree.find(parent_inode, name)
+        if inode is None:
             absent = EntryAttributes()
             absent.st_ino = 0
             absent.entry_timeout = CACHE_S
