@@ -24,7 +24,9 @@ from tapefs.cli.watch_screen import UNICODE, draw
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 MIB = 1 << 20
-UUID_OR_MOMENT = re.compile(r"\b[0-9a-f]{8}\b|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
+UUID_OR_MOMENT = re.compile(
+    r"\b[0-9a-f]{8}\b|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d|(?<=about )\d+(?= s of winding)"
+)
 
 
 def screen(holding: str) -> str:

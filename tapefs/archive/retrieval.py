@@ -1,9 +1,8 @@
 """Getting data back: many files of a volume into a directory, proven on the way.
 
-Every byte is read through something that checks the CRC-32C of each record, and the SHA-256 of each
-file is compared with the catalog's before the file gets its name. A retrieval that was cut off is
-simply done again: what is at its place is not believed because it is there, its content is hashed
-and compared. What differs is left alone. Blocking; memory does not grow with the number of files.
+Records are checked against their CRC-32C, a file against the catalog's SHA-256 before it gets its
+name. What was cut off is simply done again: what is there is hashed and compared, and left alone
+where it differs. Blocking; memory does not grow with the number of files.
 """
 
 from __future__ import annotations
