@@ -128,7 +128,8 @@ def _measure(
                     timeline = Timeline() if is_drawn else None
                     runs.append(_run_once(row, parent, sources, timeline, small=asked.small))
                     if timeline is not None:
-                        timelines[f"{row.name} on {place}"] = timeline
+                        title = f"{row.name} on {place}" if row.in_every_place else row.name
+                        timelines[title] = timeline
                 outcome = results.outcome(row, place, runs, judged=not asked.small)
                 yield {**outcome, "started": started, "load_average": load, "small": asked.small}
 

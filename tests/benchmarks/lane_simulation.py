@@ -240,8 +240,3 @@ def order_s(machine: Machine, files: Sequence[Span], order: Sequence[int]) -> fl
     way = [(0, 0), *(files[index] for index in order)]
     motion_s = sum(locate_s(place(a[1]), place(b[0])) for a, b in pairwise(way))
     return motion_s + sum(machine.transfer_s(end - start) for start, end in files)
-
-
-def in_one_order(machine: Machine, files: Sequence[Span], order: Sequence[int]) -> Outcome:
-    """One reader reads the files in this order, for the picture."""
-    return recall_all(machine, [files[index] for index in order], fifo, 1, ahead=1)

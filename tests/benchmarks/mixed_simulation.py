@@ -99,13 +99,16 @@ async def _archive(lane: Lane, spool: _Spool, end_block: int) -> None:
             nonlocal size, end_block
             size = min(spool.pending_bytes, most)
             await lane.move(end_block)
-            await lane.transfer(int(size // RECORD_BYTES))
+            left, piece = int(size // RECORD_BYTES), int(rate * _SAMPLE_S // RECORD_BYTES)
+            while left:
+                await lane.transfer(min(left, piece))
+                spool.tape_bytes += min(left, piece) * RECORD_BYTES
+                left -= min(left, piece)
             await trio.sleep(machine.stop_s)
             end_block = lane.scheduler.head_block or end_block
 
         await lane.scheduler.submit(JobKind.ARCHIVE, segment)
         spool.pending_bytes -= size
-        spool.tape_bytes += size
 
 
 async def _draw(lane: Lane, spool: _Spool, timeline: Timeline) -> None:

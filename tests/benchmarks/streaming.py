@@ -198,14 +198,22 @@ async def _until(is_so: Callable[[], bool]) -> None:
 
 
 async def _draw(stream: TapeStream, source: Source, model: Model, timeline: Timeline) -> None:
-    """Note what happens, in the amounts of the whole drive."""
-    begun_s = trio.current_time()
+    """Note what happens, in the amounts of the whole drive, behind what is noted already."""
+    begun_s, before = trio.current_time(), Sample(0.0, "", 0, 0, 0)
+    if timeline.samples:
+        before = timeline.samples[-1]
     while True:
         state = "writing" if stream.is_writing() else "standing"
         tape_bytes = int(stream.statistics.written_bytes) * model.divisor
-        accepted_bytes = source.accepted_bytes * model.divisor
-        at_s, block = trio.current_time() - begun_s, tape_bytes // RECORD_BYTES_DEFAULT
-        timeline.samples.append(Sample(at_s, state, accepted_bytes, tape_bytes, block))
+        timeline.samples.append(
+            Sample(
+                before.at_s + trio.current_time() - begun_s,
+                state,
+                before.accepted_bytes + source.accepted_bytes * model.divisor,
+                before.tape_bytes + tape_bytes,
+                tape_bytes // RECORD_BYTES_DEFAULT,
+            )
+        )
         await trio.sleep(_SAMPLE_S)
 
 
@@ -246,7 +254,7 @@ def _measure(model: Model, run: Run) -> Mapping[str, float]:
     fast = Source(run.size(_FAST_S, 100), 50 * model.rate)
     slow = Source(run.size(_SLOW_S, 300), _SLOW * model.rate)
     kept_up = mounted(_made(run.directory / "fast"), model, fast, run.timeline)
-    bursts = mounted(_made(run.directory / "slow"), model, slow)
+    bursts = mounted(_made(run.directory / "slow"), model, slow, run.timeline)
     one_by_one = naive(run.directory, model, bursts.found.written_bytes, slow.bytes_per_s)
     return {
         "source keeps up: tape is written to": 100 * kept_up.writing_share,
