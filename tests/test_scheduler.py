@@ -6,13 +6,13 @@ import functools
 import random
 from array import array
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 import trio.testing
 
-from tapefs.archive.policy import JobKind
+from tapefs.archive.policy import JobKind, Pressure
 from tapefs.archive.scheduler import Lookout, Scheduler
 from tapefs.config import Config
 from tapefs.drive import TapeAddress, TapeDrive
@@ -178,3 +178,35 @@ async def test_a_closed_lane_answers_everybody(tmp_path: Path) -> None:
     with trio.move_on_after(1) as scope, pytest.raises(DriveGone):
         await scheduler.submit(JobKind.CONTROL, lambda drive: drive.test_ready())
     assert not scope.cancelled_caught
+
+
+async def test_recalls_keep_the_drive_for_their_turn_while_the_spool_is_full(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    class Idle:
+        """A drive of which nothing is asked."""
+
+        wrap_ends: tuple[int, ...] = ()
+        wrap_count = 1
+
+    drive: Any = Idle()
+    config = Config(drive_check_s=1e9, recall_turn_s=100.0)
+    scheduler, order = Scheduler(drive, NoLookout(), config), []
+    scheduler.spool_pressure = lambda: Pressure.HIGH
+
+    async def run(kind: JobKind) -> None:
+        async def job(_: TapeDrive) -> None:
+            order.append(kind)
+            await trio.sleep(40)
+
+        await scheduler.submit(kind, job, block=1)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(scheduler.run)
+        async with trio.open_nursery() as waited:
+            for kind in [*[JobKind.RECALL] * 5, *[JobKind.ARCHIVE] * 3]:
+                waited.start_soon(run, kind)
+        nursery.cancel_scope.cancel()
+    recall, archive = [JobKind.RECALL], [JobKind.ARCHIVE]
+    # Three recalls have had it for 120 s; archiving then has a turn of two, and what is left.
+    assert order == 3 * recall + 2 * archive + 2 * recall + archive
