@@ -25,6 +25,14 @@ if TYPE_CHECKING:
 
 _RUNS_DEFAULT: Final = 5
 _NOWHERE: Final = "anywhere"
+_HEADING: Final = """\
+# How fast tapefs is
+
+This page and the values behind it are made by `contrib/benchmark.sh --json docs/benchmarks.json >
+docs/benchmarks.md`; with `--add ROW` some rows are measured anew. What each row does is in
+`tests/benchmarks/`; what the simulated ones mean, in [scheduling.md](scheduling.md). No figure is
+one of a real drive.
+"""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -145,6 +153,7 @@ def _run_once(
 
 
 def _show(found: Mapping[str, Any], before: Mapping[str, Any] | None) -> None:
+    print(_HEADING)
     print("\n".join(results.machine_lines(found["machine"])))
     print()
     print("\n".join(results.table_lines(found["outcomes"])))
