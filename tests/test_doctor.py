@@ -402,7 +402,7 @@ def test_the_command_with_a_virtual_drive(
     ("drive", "code", "sentence"),
     [
         ("virtual:/no/such.tap", 23, "tapefs cannot work here as things are: see to "),
-        ("/dev/nst0", 2, "'/dev/nst0' names no drive; a drive is virtual:FILE.tap, usb"),
+        ("/dev/nst0", 2, "without the kernel's tape devices: a drive is virtual:FILE.tap"),
         ("usb:", 2, "'usb:' names no drive"),
     ],
 )
