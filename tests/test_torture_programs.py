@@ -9,7 +9,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
-from first_light_rig import new_host, run
+from first_light_rig import PROGRAMS, new_host, run
 from torture_time import STUCK_S, rounds, share_s
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ FIO_JOBS += ("--size=8M",)
 def assert_sound(host: Host) -> None:
     """Unmount: all of the tape reads well, and no daemon had a complaint."""
     host.umount()
-    assert host.tapefs("verify", host.drive).code == 0
+    assert run([PROGRAMS / "tapefs", "verify", host.drive], STUCK_S, env=host.env).code == 0
     complaints = [
         line for line in host.log().splitlines() if " WARNING " in line or "ERROR" in line
     ]
