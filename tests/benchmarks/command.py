@@ -157,6 +157,9 @@ def _show(found: Mapping[str, Any], before: Mapping[str, Any] | None) -> None:
     print("\n".join(results.machine_lines(found["machine"])))
     print()
     print("\n".join(results.table_lines(found["outcomes"])))
+    measured = {each["row"] for each in found["outcomes"]}
+    if missing := [row.name for row in ROWS if row.name not in measured]:
+        print(f"\nNot measured: {', '.join(missing)}.")
     if before is not None:
         print()
         print("Against an earlier run:")
