@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from benchmarks.virtual_time import inline
 from hypothesis import given
 from hypothesis import strategies as st
 from volume_rig import Rig, User
@@ -19,7 +20,6 @@ from tapefs.emulator.personality import personality_named
 from tapefs.emulator.transport import TargetTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 LIMIT = 100 * MIB
@@ -109,11 +109,6 @@ def test_a_segment_that_failed_says_nothing_of_the_end() -> None:
 # A volume on a drive that takes its time, in virtual time.
 
 
-async def _inline(function: Callable[..., Any], *args: Any, **_: Any) -> Any:
-    await trio.lowlevel.checkpoint()
-    return function(*args)
-
-
 class Source:
     """A program that writes one file after the other as fast as it may, and notes its waits."""
 
@@ -140,7 +135,7 @@ class Source:
 
 @pytest.fixture
 def slow_rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
-    monkeypatch.setattr(trio.to_thread, "run_sync", _inline)
+    monkeypatch.setattr(trio.to_thread, "run_sync", inline)
     config = Config(spool_bytes=64 * MIB, drive_check_s=1e9)
     rig = Rig(tmp_path, "dat72", GIB, config)
     rig.wire = functools.partial(TargetTransport, paced=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from benchmarks.virtual_time import inline
 from volume_rig import Rig, User
 
 from tapefs.archive.policy import burst_bytes, burst_share_bytes
@@ -14,20 +15,14 @@ from tapefs.config import GIB, MIB, Config
 from tapefs.emulator.transport import TargetTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 IDLE_S = 60.0
 
 
-async def _inline(function: Callable[..., Any], *args: Any, **_: Any) -> Any:
-    await trio.lowlevel.checkpoint()
-    return function(*args)
-
-
 @pytest.fixture
 def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
-    monkeypatch.setattr(trio.to_thread, "run_sync", _inline)
+    monkeypatch.setattr(trio.to_thread, "run_sync", inline)
     config = Config(settle_s=0.0, idle_s=IDLE_S, burst_bytes=8 * MIB, drive_check_s=1e9)
     rig = Rig(tmp_path, "dat72", GIB, config)
     rig.wire = functools.partial(TargetTransport, paced=True)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+from benchmarks.virtual_time import inline
 from volume_rig import Rig
 
 from tapefs.config import Config
 from tapefs.emulator.transport import TargetTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from volume_rig import User
@@ -29,11 +29,6 @@ THINKING_S = 0.0005
 @pytest.fixture(autouse=True)
 def _no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker's visit takes no time: while a thread runs, the virtual clock would."""
-
-    async def inline(function: Callable[..., Any], *arguments: Any, **_options: Any) -> Any:
-        await trio.lowlevel.checkpoint()
-        return function(*arguments)
-
     monkeypatch.setattr(trio.to_thread, "run_sync", inline)
 
 

@@ -1,6 +1,6 @@
 """The command line, one module per command family.
 
-Each family module has `add_parsers` (or `add_parsers`) and a function per command that takes the
+Each family module has `add_parsers` and a function per command that takes the
 parsed arguments and a `Terminal` and returns the exit code. Whatever goes wrong is an exception;
 `main` turns it into one sentence and one exit code, and nothing else does.
 """

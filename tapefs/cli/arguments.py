@@ -40,12 +40,7 @@ def add_command(
     commands: Commands, name: str, run: Run, *, summary: str, description: str, example: str
 ) -> Parser:
     """Add command `name`: every one has a description, an example, `--json` and `--verbose`."""
-    parser = commands.add_parser(
-        name,
-        help=summary,
-        description=textwrap.fill(description, _TEXT_COLUMNS),
-        epilog=f"example:\n  {example}",
-    )
+    parser = _add(commands, name, summary, description, example)
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")
     parser.add_argument("--verbose", action="store_true", help="log in detail to standard error")
     parser.set_defaults(run=run)
@@ -56,13 +51,17 @@ def add_family(
     commands: Commands, name: str, *, summary: str, description: str, example: str
 ) -> Commands:
     """Add command `name`, which has commands of its own; add those to what is returned."""
-    family = commands.add_parser(
+    family = _add(commands, name, summary, description, example)
+    return family.add_subparsers(metavar="COMMAND", required=True)
+
+
+def _add(commands: Commands, name: str, summary: str, description: str, example: str) -> Parser:
+    return commands.add_parser(
         name,
         help=summary,
         description=textwrap.fill(description, _TEXT_COLUMNS),
         epilog=f"example:\n  {example}",
     )
-    return family.add_subparsers(metavar="COMMAND", required=True)
 
 
 def add_drive(parser: Parser) -> None:

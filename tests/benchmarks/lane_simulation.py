@@ -12,16 +12,16 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
-import trio.testing
 
 from benchmarks.timeline import Sample, Timeline
+from benchmarks.virtual_time import in_virtual_time
 from tapefs.archive.motion_model import LinearTape, SerpentineTape
 from tapefs.archive.policy import JobKind, LaneState, Waiting, choose
 from tapefs.archive.scheduler import Scheduler
 from tapefs.config import Config
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Sequence
 
     from tapefs.archive.motion_model import MotionModel
     from tapefs.archive.recall_order import Span
@@ -198,12 +198,6 @@ class Lane:
         finally:
             # Who still waits when it is over has waited that long at least.
             self.outcome.latencies_s.append(trio.current_time() - asked)
-
-
-def in_virtual_time(work: Callable[[], Awaitable[Outcome]]) -> Outcome:
-    """Run `work`; nobody waits for its sleeps."""
-    outcome: Outcome = trio.run(work, clock=trio.testing.MockClock(autojump_threshold=0))
-    return outcome
 
 
 def recall_all(

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from benchmarks.lane_simulation import RECORD_BYTES, Lane, Outcome, in_virtual_time, random_files
+from benchmarks.lane_simulation import RECORD_BYTES, Lane, Outcome, random_files
 from benchmarks.timeline import Sample
+from benchmarks.virtual_time import in_virtual_time
 from tapefs.archive.policy import JobKind, Pressure, burst_bytes, burst_share_bytes, segment_bytes
 from tapefs.config import Config
 

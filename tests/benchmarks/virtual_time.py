@@ -22,7 +22,7 @@ def clock_ns() -> int:
     return _BEGINNING_NS + int(trio.current_time() * 1e9)
 
 
-async def _inline(function: Callable[..., Any], *words: Any, **_options: Any) -> Any:
+async def inline(function: Callable[..., Any], *words: Any, **_options: Any) -> Any:
     """A worker's visit without the worker: a real thread would be given no time at all."""
     await trio.lowlevel.checkpoint()
     return function(*words)
@@ -30,6 +30,6 @@ async def _inline(function: Callable[..., Any], *words: Any, **_options: Any) ->
 
 def in_virtual_time(work: Callable[[], Awaitable[T]]) -> T:
     """Run `work`; nobody waits for its sleeps, and worker threads are done without."""
-    with mock.patch.object(trio.to_thread, "run_sync", _inline):
+    with mock.patch.object(trio.to_thread, "run_sync", inline):
         found: T = trio.run(work, clock=trio.testing.MockClock(autojump_threshold=0))
     return found
