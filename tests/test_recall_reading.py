@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import hashlib
 import os
 import random
 import shutil
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import crc32c
 import pytest
 import trio
+import trio.testing
 from volume_rig import RECORD_BYTES, Rig, User
 
 from tapefs.archive import recall_run
 from tapefs.archive.policy import JobKind
 from tapefs.archive.record_store import RecordStore
 from tapefs.archive.spool import CACHE_SHARE, Spool
+from tapefs.archive.whole_file_checks import WholeFileChecks
 from tapefs.config import Config
+from tapefs.entries import Extent
 from tapefs.errors import DataMismatch, RecallTooLate, errno_of
 
 if TYPE_CHECKING:
@@ -124,6 +129,32 @@ async def test_two_readers_of_one_file_do_not_spoil_its_hash(rig: Rig) -> None:
         extent = user.volume.catalog.extents(inode.ino)[0]
         await user.read("file")
         assert user.volume.recall._checks.verdict(extent) is True
+
+
+async def test_the_last_byte_waits_for_a_run_that_is_hashing_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """The reader had the record on disk, and was there before the run's worker came back."""
+    data = content(1, RECORD_BYTES)
+    extent = Extent(ino=2, offset=0, length=RECORD_BYTES, sequence=1, position=0)
+    checks = WholeFileChecks(RECORD_BYTES)
+    checks.arm(extent, hashlib.sha256(b"something else").digest())
+    verdicts = []
+
+    async def read(*, to_the_end: bool) -> None:
+        await checks.catch_up(extent, {(1, 0): memoryview(data)}.get, to_the_end=to_the_end)
+        verdicts.append(checks.verdict(extent))
+
+    async with trio.open_nursery() as nursery:
+        in_the_run = checks.take(1, 0, 0)
+        for check in in_the_run:
+            check.feed([(0, memoryview(data))])
+        await read(to_the_end=False)
+        nursery.start_soon(partial(read, to_the_end=True))
+        await trio.testing.wait_all_tasks_blocked()
+        assert verdicts == [None]
+        checks.give_back(in_the_run)
+    assert verdicts == [None, False]
 
 
 async def test_what_reads_wrong_once_is_read_again_with_what_follows(

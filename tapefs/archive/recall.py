@@ -138,7 +138,8 @@ class RecallService:
         elif verdict is None:
             self._checks.arm(extent, digest)
         data = await self._gather(extent.sequence, start, length)
-        await self._checks.catch_up(extent, self._cache.find)
+        ends = start + length == extent.position + extent.length
+        await self._checks.catch_up(extent, self._cache.find, to_the_end=ends)
         if self._checks.verdict(extent) is False:
             self._counters.mismatches += 1
             raise DataMismatch("the file's SHA-256 is not the one it was archived with")

@@ -100,10 +100,18 @@ class WholeFileChecks:
         for name in [name for name, check in self._armed.items() if check.complete]:
             self.note(name, matches=self._armed.pop(name).matches())
 
-    async def catch_up(self, extent: Extent, cached: Callable[[Key], memoryview | None]) -> None:
-        """Feed the check of `extent`, if there is one, with what `cached` has of its records."""
+    async def catch_up(
+        self, extent: Extent, cached: Callable[[Key], memoryview | None], *, to_the_end: bool
+    ) -> None:
+        """Feed the check of `extent`, if there is one, with what `cached` has of its records.
+
+        Who is about to give away the last byte (`to_the_end`) waits for a run that is hashing it:
+        a reader who finds the last records on this host's disk is faster than that.
+        """
         check = self._armed.get(_name(extent))
-        if check is None or cached((check.sequence, check.next_record)) is None:
+        if check is None:
+            return
+        if not to_the_end and cached((check.sequence, check.next_record)) is None:
             return
         async with check.lock:
             while records := _in_a_row(check, cached):
