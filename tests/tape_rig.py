@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from tapefs.drive.transport import Step
+    from tapefs.drive.transport import More, Step
     from tapefs.scsi.cdb import Command
 
 MIB = 1 << 20
@@ -56,12 +56,16 @@ class Wire:
                     return answer
         return await self.inner.execute(command, data)
 
-    async def execute_each(self, steps: Sequence[Step]) -> list[Completion]:
+    async def execute_each(
+        self, steps: Sequence[Step], more: More | None = None
+    ) -> list[Completion]:
         ended: list[Completion] = []
-        for command, data in steps:
-            ended.append(await self.execute(command, data))
-            if not ended[-1].good:
-                break
+        while steps:
+            for command, data in steps:
+                ended.append(await self.execute(command, data))
+                if not ended[-1].good:
+                    return ended
+            steps = more() if more else ()
         return ended
 
     @property

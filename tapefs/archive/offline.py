@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tapefs.archive.known_volumes import KnownVolume
-    from tapefs.drive.transport import Step
+    from tapefs.drive.transport import More, Step
     from tapefs.scsi.cdb import Command
 
 DRIVE_NAME: Final = "offline"
@@ -39,7 +39,7 @@ class _NoTransport:
         """Raises Offline."""
         raise Offline(self._sentence)
 
-    async def execute_each(self, steps: Sequence[Step]) -> NoReturn:
+    async def execute_each(self, steps: Sequence[Step], more: More | None = None) -> NoReturn:
         """Raises Offline."""
         raise Offline(self._sentence)
 

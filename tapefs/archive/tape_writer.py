@@ -8,7 +8,7 @@ between, the tape is looked at again before the next append.
 from __future__ import annotations
 
 import itertools
-from contextlib import aclosing, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -31,6 +31,7 @@ from tapefs.errors import (
     WrongTape,
     leaves_of,
 )
+from tapefs.volume.record_feed import RecordFeed
 from tapefs.volume.records import RecordBuffers
 from tapefs.volume.segment import CheckpointBuilder, Place, SegmentBuilder
 from tapefs.volume.session import AppendProgress, append, go_to_end, prove_position
@@ -38,7 +39,7 @@ from tapefs.volume.tail import EarlierFile
 
 if TYPE_CHECKING:
     from array import array
-    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from tapefs.archive.capacity import CapacityAccount
@@ -132,19 +133,20 @@ class TapeWriter:
         errors, and StateUnusable when a local file cannot be read.
         """
         self._progress = AppendProgress()
-        send, receive = trio.open_memory_channel["list[array[int]] | None"](_BATCHES - 2)
+        feed = RecordFeed(_BATCHES - 2)
         count = max(1, self._config.record_queue_count // _BATCHES)
 
         async def assemble() -> None:
-            async with send:
-                # Nobody receives any more: the job has failed, and `submit` raises why.
-                with suppress(trio.BrokenResourceError):
-                    try:
-                        while batch := await trio.to_thread.run_sync(_take, records, count):
-                            await send.send(batch)
-                    except OSError as exc:
-                        raise StateUnusable(f"the spool cannot be read: {exc}") from exc
-                    await send.send(None)
+            # Nobody takes them any more: the job has failed, and `submit` raises why.
+            with suppress(trio.BrokenResourceError):
+                try:
+                    while batch := await trio.to_thread.run_sync(_take, records, count):
+                        await feed.put(batch)
+                    feed.finish()
+                except OSError as exc:
+                    raise StateUnusable(f"the spool cannot be read: {exc}") from exc
+                finally:
+                    feed.end()
 
         self._end_unproven = True
         progress = self._progress
@@ -152,7 +154,7 @@ class TapeWriter:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(assemble)
                 await self._scheduler.submit(
-                    JobKind.ARCHIVE, lambda drive: self._write(drive, receive, start)
+                    JobKind.ARCHIVE, lambda drive: self._write(drive, feed, start)
                 )
         except BaseExceptionGroup as group:
             raise _root_cause(group) from group
@@ -160,14 +162,9 @@ class TapeWriter:
             self.is_near_end |= progress.early_warning
         self._progress = AppendProgress()
 
-    async def _write(
-        self,
-        drive: TapeDrive,
-        receive: trio.MemoryReceiveChannel[list[array[int]] | None],
-        start: TapeAddress,
-    ) -> None:
+    async def _write(self, drive: TapeDrive, feed: RecordFeed, start: TapeAddress) -> None:
         scheduler = self._scheduler
-        async with receive, aclosing(_until_complete(receive)) as whole:
+        with closing(feed):
             if scheduler.head_block == start.block:
                 await prove_position(drive, start.block)
             else:
@@ -175,7 +172,7 @@ class TapeWriter:
                 await go_to_end(drive, start)
             scheduler.head_block = None
             started = trio.current_time()
-            await append(drive, whole, self.buffers, self._progress)
+            await append(drive, feed, self.buffers, self._progress)
             # The drive's rate: without what was spent waiting for the lane, and searching.
             self._tape_s += trio.current_time() - started
             self._account.counts_twice = True
@@ -340,17 +337,6 @@ async def measure_room(
             if leaves_in_doubt(exc):
                 raise
     account.measured(end_bytes, remaining_bytes)
-
-
-async def _until_complete(
-    receive: trio.MemoryReceiveChannel[list[array[int]] | None],
-) -> AsyncGenerator[list[array[int]], None]:
-    """Batches up to the sentinel. A stream that just ends was not assembled to its end."""
-    async for batch in receive:
-        if batch is None:
-            return
-        yield batch
-    raise NotFinalized("the segment could not be assembled; see the log, and try sync again")
 
 
 def _take(records: Iterator[array[int]], count: int) -> list[array[int]]:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from array import array
     from collections.abc import Awaitable, Callable, Sequence
 
-    from tapefs.drive.transport import Step, Transport
+    from tapefs.drive.transport import More, Step, Transport
     from tapefs.scsi.cdb import Command
     from tapefs.scsi.completion import Completion
 
@@ -137,29 +137,37 @@ class Initiator:
         return completions[-1], condition
 
     async def perform_each(
-        self, steps: Sequence[Step]
+        self, steps: Sequence[Step], more: More | None = None
     ) -> tuple[list[Completion], CheckCondition | None]:
         """`perform` for one step after the other, up to the first that has something to report.
 
-        Returns the ends of the steps carried out, and what the last of them had to report.
+        After the last of them `more` is asked for those that follow, where the wire is. Returns the
+        ends of the steps carried out, and what the last of them had to report.
         """
+        given = list(steps)
         ended: list[Completion] = []
         attempt = 0
+
+        def following() -> Sequence[Step]:
+            found = more() if more else ()
+            given.extend(found)
+            return found
+
         while True:
-            left = steps[len(ended) :]
+            left = given[len(ended) :]
             self._refuse_in_doubt(left)
             self.activity.begin(left[0][0], trio.current_time())
             try:
-                completions = await self._transport.execute_each(left)
+                completions = await self._transport.execute_each(left, following)
             except BaseException:
                 self.counter.lose()
                 raise
-            self._note_activity(left, completions)
+            self._note_activity(given[len(ended) :], completions)
             ended += completions
             if completions[-1].good:
                 return ended, None
             attempt = attempt + 1 if len(completions) == 1 else 1
-            command = steps[len(ended) - 1][0]
+            command = given[len(ended) - 1][0]
             condition = self._judge(command, completions[-1])
             if not await self._is_passed(command, condition, attempt):
                 return ended, condition

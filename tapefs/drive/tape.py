@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from tapefs.drive.activity import Activity
     from tapefs.drive.health import DriveHealth
     from tapefs.drive.probe import DriveIdentity
-    from tapefs.drive.transport import Transport
+    from tapefs.drive.transport import Step, Transport
     from tapefs.scsi.completion import Completion
 
 POLL_S: Final = 1.0
@@ -368,16 +368,31 @@ class TapeDrive(TapeMotion):
         _, outcome = await self.write_blocks([data])
         return outcome
 
-    async def write_blocks(self, blocks: Sequence[array[int]]) -> tuple[int, WriteOutcome]:
+    async def write_blocks(
+        self,
+        blocks: Sequence[array[int]],
+        more: Callable[[], Sequence[array[int]]] | None = None,
+    ) -> tuple[int, WriteOutcome]:
         """`write_block` for each of `blocks`, with no pause in between in which the drive waits.
 
-        Returns how many were written, all or those up to the first that came with early warning,
-        and the outcome of the last. Raises like `write_block`; unless the position is unknown
-        then, those before the one that failed are counted.
+        When the drive has taken them all, so it does with those that `more` returns, until there
+        are none; that is called where the wire is, by any thread. Returns how many were written,
+        all or those up to the first that came with early warning, and the outcome of the last.
+        Raises like `write_block`; unless the position is unknown then, those before the one that
+        failed are counted.
         """
         self._demand_position()
-        steps = [(self._write_command(data), data) for data in blocks]
-        ends, condition = await self._initiator.perform_each(steps)
+        given = list(blocks)
+
+        def steps(of: Sequence[array[int]]) -> list[Step]:
+            return [(self._write_command(data), data) for data in of]
+
+        def following() -> list[Step]:
+            found = more() if more else ()
+            given.extend(found)
+            return steps(found)
+
+        ends, condition = await self._initiator.perform_each(steps(blocks), following)
         written = len(ends)
         try:
             outcome = _WRITTEN if condition is None else self._write_outcome(condition)
@@ -386,7 +401,7 @@ class TapeDrive(TapeMotion):
             raise
         finally:
             statistics = self._initiator.statistics
-            for data in blocks[:written]:
+            for data in given[:written]:
                 count = self._block_count(data)
                 self._counter.pass_records(count)
                 statistics.blocks_written += count

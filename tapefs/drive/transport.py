@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from array import array
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tapefs.scsi.cdb import Command
     from tapefs.scsi.completion import Completion
 
 # A command, and its data as `Transport.execute` takes it.
 Step: TypeAlias = "tuple[Command, array[int] | bytes | None]"
+# Asked for the steps that follow those given before; none when nothing does.
+More: TypeAlias = "Callable[[], Sequence[Step]]"
 
 
 class Transport(Protocol):
@@ -32,11 +34,15 @@ class Transport(Protocol):
         """
         ...
 
-    async def execute_each(self, steps: Sequence[Step]) -> list[Completion]:
+    async def execute_each(
+        self, steps: Sequence[Step], more: More | None = None
+    ) -> list[Completion]:
         """`execute` for one step after the other, up to the first that is not GOOD, that included.
 
         Every command is as whole as with `execute`; what is saved is the way back to the caller
-        in between. There must be a step. Raises as `execute`: nothing is known then of any step.
+        in between. There must be a step. When all have ended GOOD, those that `more` returns
+        follow; it may be called by another thread. Raises as `execute`: nothing is known then of
+        any step.
         """
         ...
 

@@ -17,7 +17,7 @@ from tapefs.scsi.sense import Sense, SenseKey, check_condition
 
 if TYPE_CHECKING:
     from array import array
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tapefs.emulator.target import Target
     from tapefs.scsi.cdb import Command
@@ -60,14 +60,18 @@ class TargetTransport:
             self._busy = False
 
     async def execute_each(
-        self, steps: Sequence[tuple[Command, array[int] | bytes | None]]
+        self,
+        steps: Sequence[tuple[Command, array[int] | bytes | None]],
+        more: Callable[[], Sequence[tuple[Command, array[int] | bytes | None]]] | None = None,
     ) -> list[Completion]:
-        """Carry out one command after the other, up to the first that is not GOOD."""
+        """Carry out one command after the other, up to the first that is not GOOD; see `drive`."""
         ended: list[Completion] = []
-        for command, data in steps:
-            ended.append(await self.execute(command, data))
-            if not ended[-1].good:
-                break
+        while steps:
+            for command, data in steps:
+                ended.append(await self.execute(command, data))
+                if not ended[-1].good:
+                    return ended
+            steps = more() if more else ()
         return ended
 
     @property

@@ -176,12 +176,15 @@ class BotTransport:
         return (await self.execute_each([(command, data)]))[0]
 
     async def execute_each(
-        self, steps: Sequence[tuple[Command, array[int] | bytes | None]]
+        self,
+        steps: Sequence[tuple[Command, array[int] | bytes | None]],
+        more: Callable[[], Sequence[tuple[Command, array[int] | bytes | None]]] | None = None,
     ) -> list[Completion]:
         """Carry out one command after the other in one visit to the thread, as `execute` does.
 
         Up to the first that ends in CHECK CONDITION, that included; its sense is fetched before
-        anything else is sent. There must be a step. What `execute` raises is about one of the
+        anything else is sent. There must be a step. After the last of them the thread asks `more`
+        for those that follow, until there are none. What `execute` raises is about one of the
         steps, and leaves open which of those before were executed.
         """
         if self._under_way is not None and self._overlap_guard:
@@ -192,7 +195,7 @@ class BotTransport:
         checked = [(command, self._checked(command, data)) for command, data in steps]
         self._under_way = checked[0][0].name
         try:
-            return await self._carry(checked)
+            return await self._carry(partial(self._perform_each, checked, more))
         finally:
             self._under_way = None
 
@@ -223,9 +226,9 @@ class BotTransport:
             raise ValueError(f"{command.name} needs an array of {length} bytes to fill")
         return data
 
-    async def _carry(self, steps: Sequence[tuple[Command, array[int] | None]]) -> list[Completion]:
+    async def _carry(self, work: Callable[[], list[Completion]]) -> list[Completion]:
         try:
-            ended = await self._endpoints.run(partial(self._perform_each, steps))
+            ended = await self._endpoints.run(work)
         except DriveGone as exc:
             raise self._give_up(
                 DriveGone(f"the drive vanished during {self._under_way}; plug it in again")
@@ -242,14 +245,21 @@ class BotTransport:
 
     # In the worker thread.
 
-    def _perform_each(self, steps: Sequence[tuple[Command, array[int] | None]]) -> list[Completion]:
+    def _perform_each(
+        self,
+        steps: Sequence[tuple[Command, array[int] | None]],
+        more: Callable[[], Sequence[tuple[Command, array[int] | bytes | None]]] | None,
+    ) -> list[Completion]:
         ended: list[Completion] = []
-        for command, buffer in steps:
-            self._under_way = command.name
-            ended.append(self._perform(command, buffer))
-            self._recovery_count = 0
-            if not ended[-1].good:
-                break
+        while steps:
+            for command, buffer in steps:
+                self._under_way = command.name
+                ended.append(self._perform(command, buffer))
+                self._recovery_count = 0
+                if not ended[-1].good:
+                    return ended
+            following = more() if more else ()
+            steps = [(command, self._checked(command, data)) for command, data in following]
         return ended
 
     def _perform(self, command: Command, buffer: array[int] | None) -> Completion:

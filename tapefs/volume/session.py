@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 import crc32c
+import trio
 
 from tapefs import telemetry
 from tapefs.drive import UnsupportedDrive
@@ -37,10 +38,11 @@ from tapefs.volume.label import Label, decode_label, encode_label
 from tapefs.volume.tail import NoTail, Tail, find_tail
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from tapefs.drive import TapeAddress, TapeDrive
+    from tapefs.volume.record_feed import RecordFeed
     from tapefs.volume.records import RecordBuffers
     from tapefs.volume.short_file import RecordSource
     from tapefs.volume.tail import MemberSpan
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
 _PROBE_BYTES: Final = 1 << 20
 # Headers of tapefs's own members: an extended header with a time, and the ustar header.
 _HEADER_BYTES_MAX: Final = 2048
+# After this time the trio thread is told how far an append is, and may cancel it.
+_VISIT_S: Final = 0.1
 
 
 async def read_label(drive: TapeDrive) -> Label:
@@ -175,28 +179,62 @@ class AppendProgress:
 
 
 async def append(
-    drive: TapeDrive,
-    batches: AsyncIterator[list[array[int]]],
-    buffers: RecordBuffers,
-    progress: AppendProgress,
+    drive: TapeDrive, feed: RecordFeed, buffers: RecordBuffers, progress: AppendProgress
 ) -> None:
     """Write records and a synchronising filemark. The head must stand at the end of data.
 
     When this returns, everything is on tape. Raises EndOfMedium, MediumError, DriveGone, ...:
-    then some of it may be there, and the tape file is torn.
+    then some of it may be there, and the tape file is torn; so it is with NotFinalized.
     """
-    async for records in batches:
+    while records := await feed.wait():
         while records:
-            count, outcome = await drive.write_blocks(records)
-            for record in records[:count]:
-                buffers.give_back(record)
-            progress.records_written += count
-            records = records[count:]  # noqa: PLW2901 - those behind early warning
+            visit = _Visit(feed, buffers, progress, records)
+            count, outcome = await drive.write_blocks(records, visit.more)
+            records = visit.end(count)
             if outcome.early_warning and not progress.early_warning:
                 progress.early_warning = True
                 telemetry.event(telemetry.EARLY_WARNING, logging.INFO)
     outcome = await drive.write_filemarks(1)
     progress.early_warning |= outcome.early_warning
+
+
+class _Visit:
+    """Records on their way to the drive while the thread of the wire need not be left."""
+
+    def __init__(
+        self,
+        feed: RecordFeed,
+        buffers: RecordBuffers,
+        progress: AppendProgress,
+        records: Sequence[array[int]],
+    ) -> None:
+        self._feed = feed
+        self._buffers = buffers
+        self._progress = progress
+        # With the drive now; and how many it has taken before.
+        self._records = records
+        self._written_count = 0
+        self._clock = trio.lowlevel.current_clock()
+        self._until_s = self._clock.current_time() + _VISIT_S
+
+    def more(self) -> Sequence[array[int]]:
+        """The drive has taken all so far: what follows. In the thread of the wire."""
+        self._written(len(self._records))
+        if self._clock.current_time() < self._until_s:
+            self._records = self._feed.ready()
+        return self._records
+
+    def end(self, count: int) -> Sequence[array[int]]:
+        """The drive has taken `count` since the visit began; returns those that it has not."""
+        self._written(count - self._written_count)
+        return self._records
+
+    def _written(self, count: int) -> None:
+        for record in self._records[:count]:
+            self._buffers.give_back(record)
+        self._records = self._records[count:]
+        self._written_count += count
+        self._progress.records_written += count
 
 
 async def close_torn(drive: TapeDrive, end: EndOfTape) -> None:

@@ -26,11 +26,12 @@ from tapefs.emulator.target import Target
 from tapefs.emulator.usb import EmulatedUsbBackend
 from tapefs.usb.device import open_endpoints
 from tapefs.usb.transport import BotTransport
+from tapefs.volume.record_feed import RecordFeed
 from tapefs.volume.records import RecordBuffers
 from tapefs.volume.session import AppendProgress, append
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import Mapping
 
     from benchmarks.row import Run
 
@@ -107,7 +108,10 @@ def _measure(run: Run) -> Mapping[str, float]:
             await drive.rewind()
             backend.transfers = Transfers()
             buffers = RecordBuffers(RECORD_BYTES_DEFAULT)
-            await append(drive, _records(buffers, visit_count), buffers, AppendProgress())
+            feed = RecordFeed(1)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_assemble, feed, buffers, visit_count)
+                await append(drive, feed, buffers, AppendProgress())
             found.update(_figures("writing", backend.transfers, visit_count))
             await drive.rewind()
             backend.transfers = Transfers()
@@ -121,10 +125,11 @@ def _measure(run: Run) -> Mapping[str, float]:
     return found
 
 
-async def _records(buffers: RecordBuffers, visit_count: int) -> AsyncIterator[list[array[int]]]:
+async def _assemble(feed: RecordFeed, buffers: RecordBuffers, visit_count: int) -> None:
     for _ in range(visit_count):
-        yield [buffers.take() for _ in range(_VISIT_COUNT)]
-        await trio.lowlevel.checkpoint()
+        await feed.put([buffers.take() for _ in range(_VISIT_COUNT)])
+    feed.finish()
+    feed.end()
 
 
 def _figures(words: str, transfers: Transfers, visit_count: int) -> Mapping[str, float]:
