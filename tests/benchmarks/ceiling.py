@@ -1,33 +1,44 @@
-"""The least that a large file costs on this machine, however it is programmed.
+"""The least that the work of a row costs on this machine, however it is programmed.
 
-In: the copy through kernel and binding into a local file, while a thread hashes what arrives on the
-second core. The file is archived when it was closed, so what follows adds up: it is read, with a
-CRC-32C of each record and an xxh128 as proof that it is what was hashed, while a thread hands it to
-the emulated drive, without a wire and without a host's end of it; and a command that unmounts has
-to start.
+A large file, in: the copy through kernel and binding into a local file, while a thread hashes what
+arrives on the second core. The file is archived when it was closed, so what follows adds up: it is
+read, with a CRC-32C of each record and an xxh128 as proof that it is what was hashed, while a
+thread hands it to the emulated drive, without a wire and without a host's end of it; and a command
+that unmounts has to start.
 
-Out: the records of the cartridge read by a thread that takes CRC-32C and SHA-256 of them, while
-kernel and binding take those before to whoever reads the file.
+A large file, out: the records of the cartridge read by a thread that takes CRC-32C and SHA-256 of
+them, while kernel and binding take those before to whoever reads the file.
+
+Small files, in: each is made, written and closed in a filesystem that answers the kernel and keeps
+no more than names in memory and the bytes in one file (`benchmarks.least`). The same adds up as for
+a large file: each is read and hashed, a block with the hash and the content go to the emulated
+drive; and a command that unmounts has to start.
 """
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import crc32c
 import xxhash
 
 from benchmarks import mounts
 from benchmarks.row import GIB
+from benchmarks.sources import SMALL_FILE_BYTES
 from tapefs.emulator.medium import VirtualCartridge
 from tapefs.emulator.personality import DEFAULT_PERSONALITY
 from tapefs.emulator.target import Target
 from tapefs.scsi.cdb import TestUnitReady, Write6, WriteFilemarks6
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_BLOCK_BYTES: Final = 512
 _RECORD_BYTES: Final = 512 * 1024
 _RECORDS: Final = 16
 _CARTRIDGE_BYTES: Final = 64 * GIB
@@ -50,12 +61,8 @@ def write(source: Path, directory: Path) -> Ceiling:
     before_s = time.process_time()
     tape_s = _check_and_copy_s(directory / "files" / "file", directory / "cartridge.tap")
     tape_cpu_s = time.process_time() - before_s
-    with mounts.tapefs(directory / "tapefs") as mount:
-        started = time.monotonic()
-        mount.umount()
-        umount_s = time.monotonic() - started
     # What is left to be hashed then may be, while the file is copied.
-    wall_s = dd_s + max(tape_s, hashed_s) + umount_s
+    wall_s = dd_s + max(tape_s, hashed_s) + _umount_s(directory / "tapefs")
     return Ceiling(wall_s, reference.cpu_s + tape_cpu_s)
 
 
@@ -66,6 +73,28 @@ def read_s(source: Path, directory: Path) -> float:
         read_s = mounts.dd(reference.path / "file", Path("/dev/null"))
         reference.umount()
     return read_s
+
+
+def create(make: Callable[[Path], None], directory: Path) -> Ceiling:
+    """For the small files that `make` makes below the directory it is given; `directory` is new."""
+    with mounts.least(directory) as reference:
+        started = time.monotonic()
+        make(reference.path)
+        made_s = time.monotonic() - started
+        reference.umount()
+    before_s = time.process_time()
+    tape_s = _pack_s(directory / "content", directory / "cartridge.tap")
+    tape_cpu_s = time.process_time() - before_s
+    wall_s = made_s + tape_s + _umount_s(directory / "tapefs")
+    return Ceiling(wall_s, reference.cpu_s + tape_cpu_s)
+
+
+def _umount_s(directory: Path) -> float:
+    """`tapefs umount` where nothing was written."""
+    with mounts.tapefs(directory) as mount:
+        started = time.monotonic()
+        mount.umount()
+        return time.monotonic() - started
 
 
 def _check_and_copy_s(source: Path, target: Path) -> float:
@@ -82,10 +111,7 @@ def _check_and_copy_s(source: Path, target: Path) -> float:
             free.put(record.obj)
         assert drive.execute(WriteFilemarks6(1).pack()).good, "what the drive took is on tape"
 
-    cartridge = VirtualCartridge.create(target, DEFAULT_PERSONALITY.name, _CARTRIDGE_BYTES)
-    drive = Target(cartridge)
-    while not drive.execute(TestUnitReady().pack()).good:
-        """It reports that it was switched on."""
+    cartridge, drive = _drive(target)
     started = time.monotonic()
     writer = threading.Thread(target=write)
     writer.start()
@@ -106,3 +132,33 @@ def _check_and_copy_s(source: Path, target: Path) -> float:
     assert cartridge.end_bytes > source.stat().st_size, "all of it is on tape"
     cartridge.close()
     return copied_s
+
+
+def _pack_s(source: Path, target: Path) -> float:
+    """Read and hash one small file after the other; give blocks and contents to the drive."""
+    cartridge, drive = _drive(target)
+    started = time.monotonic()
+    record = bytearray()
+    with source.open("rb") as stream:
+        while data := stream.read(SMALL_FILE_BYTES):
+            record += hashlib.sha256(data).digest().ljust(_BLOCK_BYTES, b"\0")
+            record += data
+            if len(record) >= _RECORD_BYTES:
+                drive.execute(Write6(len(record)).pack(), record)
+                record = bytearray()
+    if record:
+        drive.execute(Write6(len(record)).pack(), record)
+    assert drive.execute(WriteFilemarks6(1).pack()).good, "what the drive took is on tape"
+    packed_s = time.monotonic() - started
+    assert cartridge.end_bytes > source.stat().st_size > 0, "all of it is on tape"
+    cartridge.close()
+    return packed_s
+
+
+def _drive(image: Path) -> tuple[VirtualCartridge, Target]:
+    """A new cartridge, and a drive that is ready for it."""
+    cartridge = VirtualCartridge.create(image, DEFAULT_PERSONALITY.name, _CARTRIDGE_BYTES)
+    drive = Target(cartridge)
+    while not drive.execute(TestUnitReady().pack()).good:
+        """It reports that it was switched on."""
+    return cartridge, drive

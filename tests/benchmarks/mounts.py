@@ -191,6 +191,25 @@ def pass_through(directory: Path, *, hashing: bool = False) -> Iterator[Mount]:
         mount.end()
 
 
+@contextmanager
+def least(directory: Path) -> Iterator[Mount]:
+    """The least that can be written into; what is written becomes `directory`/content."""
+    directory.mkdir()
+    program = Path(__file__).with_name("least.py")
+    words: list[str | Path] = [
+        sys.executable,
+        program,
+        directory / "content",
+        directory / "mnt",
+    ]
+    mount = Mount(directory / "mnt", words, directory / "mount.log")
+    try:
+        mount.wait_until_mounted()
+        yield mount
+    finally:
+        mount.end()
+
+
 def run(words: Sequence[str | Path], *, env: dict[str, str] | None = None) -> float:
     """Run a command that must succeed; how many seconds it took."""
     started = time.monotonic()
