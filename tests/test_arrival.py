@@ -24,7 +24,7 @@ from tapefs.daemon import commands
 from tapefs.volume.hashing import KnownHashes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 FROM_BYTES = 8 * 1024
@@ -190,10 +190,10 @@ class Disturbed:
         self.count = 0
         honest = SpoolContent.fill
 
-        def fill(content: SpoolContent, space: memoryview, offset: int) -> None:
+        def fill(content: SpoolContent, spaces: Sequence[memoryview], offset: int) -> None:
             self.count += 1
             trio.from_thread.run(happen)
-            honest(content, space, offset)
+            honest(content, spaces, offset)
 
         monkeypatch.setattr(SpoolContent, "fill", fill)
 
@@ -214,7 +214,7 @@ async def test_what_changes_while_it_is_copied_goes_to_tape_as_it_was(
     async with rig.mounted(config=config) as user:
         writer = Writer(user, "file", 1)
         await writer.open()
-        while len(writer.model) < 10 * RECORD_BYTES:
+        while len(writer.model) < 44 * RECORD_BYTES:
             await writer.append()
         if closed:
             await writer.close()
@@ -268,7 +268,7 @@ async def test_without_room_for_the_old_bytes_the_file_goes_again(
     async with rig.mounted() as user:
         writer = Writer(user, "file", 3)
         await writer.open()
-        while len(writer.model) < 10 * RECORD_BYTES:
+        while len(writer.model) < 44 * RECORD_BYTES:
             await writer.append()
         with monkeypatch.context() as while_copied:
             Disturbed(while_copied, writer.write_over)

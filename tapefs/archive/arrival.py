@@ -199,7 +199,7 @@ class Arrivals:
         with suppress(OSError), self._spool.reading(found.ino) as fd:
             while found.hashed < end and (found.is_copied or not found.is_void):
                 piece = self._buffer[: end - found.hashed]
-                with self.images.reading(Reader.HASH, found.ino, piece, found.hashed):
+                with self.images.reading(Reader.HASH, found.ino, [piece], found.hashed):
                     length = os.preadv(fd, [piece], found.hashed)
                 if length != len(piece):
                     break

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING
 from tapefs.archive.ranges import RangeSet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 # Bytes put aside at a time.
@@ -105,15 +105,19 @@ class BeforeImages:
             start += len(data)
 
     @contextmanager
-    def reading(self, reader: Reader, ino: int, space: memoryview, offset: int) -> Iterator[None]:
-        """Inside, fill `space` with the bytes of `ino` from `offset` on; old ones are put in
+    def reading(
+        self, reader: Reader, ino: int, spaces: Sequence[memoryview], offset: int
+    ) -> Iterator[None]:
+        """Inside, fill `spaces` with the bytes of `ino` from `offset` on; old ones are put in
         afterwards. A reader reads in order: what is in front of `offset` it will not ask for again.
         """
         with self._locks[reader]:
             yield
             if ino != self._ino:
                 return
-            self._starts[reader] = end = offset + len(space)
-            for start, stop in self._aside.within(offset, end):
-                assert self._file is not None, "what was put aside is in a file"
-                os.preadv(self._file.fileno(), [space[start - offset : stop - offset]], start)
+            for space in spaces:
+                self._starts[reader] = end = offset + len(space)
+                for start, stop in self._aside.within(offset, end):
+                    assert self._file is not None, "what was put aside is in a file"
+                    os.preadv(self._file.fileno(), [space[start - offset : stop - offset]], start)
+                offset = end

@@ -9,6 +9,8 @@ from tapefs.archive.before_images import Reader
 from tapefs.archive.ranges import RangeSet
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tapefs.archive.before_images import BeforeImages
     from tapefs.archive.spool import Spool
     from tapefs.catalog import Staged
@@ -30,20 +32,28 @@ class SpoolContent:
         if self._fd >= 0:
             os.close(self._fd)
 
-    def fill(self, space: memoryview, offset: int) -> None:
-        """Fill `space` with the bytes from `offset` on; zeros where the spool has none."""
+    def fill(self, spaces: Sequence[memoryview], offset: int) -> None:
+        """Fill `spaces`, one after the other, with the bytes from `offset` on; zeros where the
+        spool has none."""
         if not self._images.is_copied(self._ino):
-            self._fill(space, offset)
+            self._fill(spaces, offset)
             return
-        with self._images.reading(Reader.COPY, self._ino, space, offset):
-            self._fill(space, offset)
+        with self._images.reading(Reader.COPY, self._ino, spaces, offset):
+            self._fill(spaces, offset)
 
-    def _fill(self, space: memoryview, offset: int) -> None:
+    def _fill(self, spaces: Sequence[memoryview], offset: int) -> None:
+        length = sum(map(len, spaces))
+        is_here = length and self._resident.covers(offset, offset + length)
+        if is_here and os.preadv(self._fd, spaces, offset) == length:
+            return
+        for space in spaces:
+            self._fill_in_parts(space, offset)
+            offset += len(space)
+
+    def _fill_in_parts(self, space: memoryview, offset: int) -> None:
         end = offset + len(space)
         if not self._resident.covers(offset, end):
             space[:] = bytes(len(space))
-        elif space and os.preadv(self._fd, [space], offset) == len(space):
-            return
         for start, stop in self._resident.within(offset, end):
             piece = space[start - offset : stop - offset]
             while piece and (length := os.preadv(self._fd, [piece], start)):

@@ -7,6 +7,7 @@ without a copy. They go round: the drive gives a buffer back when the record is 
 from __future__ import annotations
 
 from array import array
+from collections import deque
 from queue import Empty, SimpleQueue
 from typing import Final
 
@@ -50,6 +51,8 @@ class RecordPacker:
         self._full: list[array[int]] = []
         self._record = buffers.take()
         self._view = memoryview(self._record)
+        # Those that follow, where `spaces` has given them out already.
+        self._following: deque[array[int]] = deque()
 
     def put(self, data: bytes | bytearray | memoryview) -> None:
         """Append `data`."""
@@ -60,23 +63,33 @@ class RecordPacker:
             return
         rest = memoryview(data)
         while rest:
-            space = self.space(len(rest))
+            (space,) = self.spaces(len(rest), 1)
             space[:] = rest[: len(space)]
             rest = rest[len(space) :]
             self.advance(len(space))
 
-    def space(self, wanted: int) -> memoryview:
-        """Where the next bytes go: up to `wanted`, never beyond the current record."""
-        return self._view[self._fill : min(self._fill + wanted, self.record_bytes)]
+    def spaces(self, wanted: int, record_count: int) -> list[memoryview]:
+        """Where the next bytes go, record by record: up to `wanted`, 1 or more, and no further
+        than so many records, this one included."""
+        found = [self._view[self._fill : min(self._fill + wanted, self.record_bytes)]]
+        wanted -= len(found[0])
+        while wanted and len(found) < record_count:
+            if len(self._following) < len(found):
+                self._following.append(self._buffers.take())
+            view = memoryview(self._following[len(found) - 1])
+            found.append(view[: min(wanted, self.record_bytes)])
+            wanted -= len(found[-1])
+        return found
 
     def advance(self, length: int) -> None:
-        """`length` bytes of what `space` gave have been filled."""
+        """`length` bytes of the first that `spaces` gave, and `advance` has not had, are filled."""
         self._fill += length
         self.position += length
         if self._fill == self.record_bytes:
             self.crcs += crc32c.crc32c(self._view).to_bytes(4, "big")
             self._full.append(self._record)
-            self._record = self._buffers.take()
+            following = self._following
+            self._record = following.popleft() if following else self._buffers.take()
             self._view = memoryview(self._record)
             self._fill = 0
 

@@ -28,7 +28,7 @@ from tapefs.volume.tail import EarlierFile, MemberSpan, Tail, encode_tail
 
 if TYPE_CHECKING:
     from array import array
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
     from uuid import UUID
 
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 # SHA-256: whole small files of a torn segment can then be proven right.
 _HASH_FIRST_BYTES: Final = 64 * 1024
 _COPY_BYTES: Final = 1 << 20
+# Records of a large file that are filled by one read of the spool: threads that take turns at
+# Python lose more time the more often they change.
+_RECORDS_AT_ONCE: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +64,9 @@ class Place:
 class Source(Protocol):
     """Where a member's content comes from."""
 
-    def fill(self, space: memoryview, offset: int) -> None:
-        """Fill `space` with the file's bytes from `offset` on; zeros where there are none."""
+    def fill(self, spaces: Sequence[memoryview], offset: int) -> None:
+        """Fill `spaces`, one after the other, with the file's bytes from `offset` on; zeros where
+        there are none."""
         ...
 
 
@@ -199,7 +203,7 @@ class SegmentBuilder(_TapeFileBuilder):
     def _small_file(self, member: Member, note: MemberNote, source: Source) -> None:
         offset = note.offset or 0
         data = bytearray(member.size)
-        source.fill(memoryview(data), offset)
+        source.fill([memoryview(data)], offset)
         sha256 = hashlib.sha256(data).digest()
         self._put_header(member, encode_note(note, sha256))
         entry = ExtentEntry(note.ino, offset, member.size, self._packer.position, sha256)
@@ -214,14 +218,18 @@ class SegmentBuilder(_TapeFileBuilder):
         packer, position = self._packer, self._packer.position
         hashes = known or ContentHashes(self._hasher)
         done = 0
-        while done < member.size:
-            space = packer.space(member.size - done)
-            source.fill(space, offset + done)
-            done += len(space)
-            # A record's buffer comes back when it is written, and is filled again at the earliest
-            # for the record after the next: by then its hash has been waited for.
-            hashes.update(space, last=done == member.size)
-            packer.advance(len(space))
+        spaces = packer.spaces(member.size, _RECORDS_AT_ONCE)
+        while spaces:
+            source.fill(spaces, offset + done)
+            for space in spaces:
+                done += len(space)
+                hashes.update(space, last=done == member.size)
+                packer.advance(len(space))
+            left = member.size - done
+            # A record's buffer comes back when it is written, which may be at once. The next ones
+            # are taken before, so that it is filled again after the next hash at the earliest: by
+            # then its own has been waited for.
+            spaces = packer.spaces(left, _RECORDS_AT_ONCE) if left else []
             yield from packer.take_full()
         sha256, xxh128 = hashes.digests()
         entry = ExtentEntry(note.ino, offset, member.size, position, sha256)
