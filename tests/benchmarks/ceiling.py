@@ -66,13 +66,13 @@ def write(source: Path, directory: Path) -> Ceiling:
     return Ceiling(wall_s, reference.cpu_s + tape_cpu_s)
 
 
-def read_s(source: Path, directory: Path) -> float:
+def read(source: Path, directory: Path) -> Ceiling:
     """For the content of `source`, from a copy of it below `directory`, which is new."""
     with mounts.pass_through(directory, hashing=True) as reference:
         mounts.run(["cp", source, directory / "files" / "file"])
         read_s = mounts.dd(reference.path / "file", Path("/dev/null"))
         reference.umount()
-    return read_s
+    return Ceiling(read_s, reference.cpu_s)
 
 
 def create(make: Callable[[Path], None], directory: Path) -> Ceiling:
