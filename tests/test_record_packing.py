@@ -68,6 +68,20 @@ def test_spaces_are_the_next_bytes_of_the_records(seed: int) -> None:
     assert packer.crcs == b"".join(crcs)
 
 
+class LastFirst(RecordBuffers):
+    """Gives out again what came back last."""
+
+    def __init__(self, record_bytes: int) -> None:
+        super().__init__(record_bytes)
+        self._stack: list[array[int]] = []
+
+    def take(self) -> array[int]:
+        return self._stack.pop() if self._stack else super().take()
+
+    def give_back(self, record: array[int]) -> None:
+        self._stack.append(record)
+
+
 class Behind:
     """An executor that does nothing before its result is waited for."""
 
@@ -91,7 +105,7 @@ def test_a_record_is_not_filled_again_before_it_was_hashed(
     tmp_path: Path, record_count: int
 ) -> None:
     data = random.Random(record_count).randbytes(record_count * RECORD_BYTES + 77)
-    buffers = RecordBuffers(RECORD_BYTES)
+    buffers = LastFirst(RECORD_BYTES)
     place = Place(uuid.uuid4(), RECORD_BYTES, 1, 2, 0, (), 0, 0)
     builder = SegmentBuilder(place, buffers, tmp_path)
     builder._hasher = Behind()  # type: ignore[assignment]
