@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -94,6 +94,56 @@ async def test_whoever_takes_a_batch_makes_room_for_one(how: str) -> None:
         else:
             assert await trio.to_thread.run_sync(feed.ready) == batch(0, 1)
     assert put == [0, 1, 2]
+
+
+async def test_a_thread_adds_while_there_is_room_and_wakes_who_waits() -> None:
+    feed, came = RecordFeed(2), []
+
+    async def take() -> None:
+        came.append(await feed.wait())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take)
+        await trio.testing.wait_all_tasks_blocked()
+        assert await trio.to_thread.run_sync(feed.offer, batch(0))
+    assert came == [batch(0)]
+    assert feed.offer(batch(3))
+    assert feed.offer(batch(6))
+    assert not feed.offer(batch(9))
+    assert feed.ready() == batch(3)
+    assert feed.offer(batch(9))
+    feed.close()
+    with pytest.raises(trio.BrokenResourceError):
+        feed.offer(batch(12))
+
+
+async def test_two_threads_lose_and_swap_nothing() -> None:
+    """Both sides go on by themselves, and wait in the trio thread where they cannot."""
+    feed, taken = RecordFeed(2), list[Any]()
+
+    def offer_all(numbers: list[int]) -> list[int]:
+        while numbers and feed.offer(batch(numbers[0], 1)):
+            numbers = numbers[1:]
+        return numbers
+
+    def take_all() -> None:
+        while found := feed.ready():
+            taken.extend(found)
+
+    async def assemble() -> None:
+        numbers = list(range(2000))
+        while numbers := await trio.to_thread.run_sync(offer_all, numbers):
+            await feed.put(batch(numbers.pop(0), 1))
+        feed.finish()
+        feed.end()
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(assemble)
+            while found := await feed.wait():
+                taken.extend(found)
+                await trio.to_thread.run_sync(take_all)
+    assert taken == batch(0, 2000)
 
 
 async def test_what_ends_unfinished_is_not_taken_for_whole() -> None:

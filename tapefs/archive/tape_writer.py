@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
+    from trio.abc import Clock
+
     from tapefs.archive.capacity import CapacityAccount
     from tapefs.archive.scheduler import Scheduler
     from tapefs.catalog import TapeView, Verifications
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
 # Batches of records that exist at one time: one is filled, one written, others wait.
 _BATCHES: Final = 4
 _ZSTD_LEVEL: Final = 3
+# How long the assembling thread goes on by itself.
+_VISIT_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +137,16 @@ class TapeWriter:
         errors, and StateUnusable when a local file cannot be read.
         """
         self._progress = AppendProgress()
-        feed = RecordFeed(_BATCHES - 2)
+        feed, clock = RecordFeed(_BATCHES - 2), trio.lowlevel.current_clock()
         count = max(1, self._config.record_queue_count // _BATCHES)
 
         async def assemble() -> None:
             # Nobody takes them any more: the job has failed, and `submit` raises why.
             with suppress(trio.BrokenResourceError):
                 try:
-                    while batch := await trio.to_thread.run_sync(_take, records, count):
+                    while batch := await trio.to_thread.run_sync(
+                        _assemble, records, count, feed, clock
+                    ):
                         await feed.put(batch)
                     feed.finish()
                 except OSError as exc:
@@ -339,8 +345,16 @@ async def measure_room(
     account.measured(end_bytes, remaining_bytes)
 
 
-def _take(records: Iterator[array[int]], count: int) -> list[array[int]]:
-    return list(itertools.islice(records, count))
+def _assemble(
+    records: Iterator[array[int]], count: int, feed: RecordFeed, clock: Clock
+) -> list[array[int]]:
+    """Fill `feed`, `count` records at a time; returns those that it has no room for, or none at
+    the end. In a worker, which comes back now and then, so that it can be cancelled."""
+    until_s = clock.current_time() + _VISIT_S
+    while batch := list(itertools.islice(records, count)):
+        if clock.current_time() >= until_s or not feed.offer(batch):
+            return batch
+    return []
 
 
 def _root_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
