@@ -19,7 +19,10 @@ the archiver or a verification starts through `trio.to_thread`, each one at a ti
     spool files              `Contents` writes, punches       `Burst` reads; fsync; a thread of
                                                               `Arrivals` hashes what arrives
     `RangeSet`s, account     `Contents`, the archiver         never
-    record buffers           the lane's job gives back        `RecordPacker` fills
+    record buffers           the lane's job gives back the    `RecordPacker` fills; the thread of
+                             last of a visit                  the wire gives back the others
+    `RecordFeed`             `put`, `wait`: where there is    `offer`; `ready`: the thread of the
+                             no room, or nothing              wire
     the record filled last   never                            `RecordPacker`; a thread of the
                                                               segment's builder, which hashes
                                                               while the next one is filled
