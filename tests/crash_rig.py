@@ -190,7 +190,7 @@ class World:
         monkeypatch.setattr(Database, "rollback", watched_rollback)
 
     def _is_ours(self, database: Database) -> bool:
-        return not self._stopped and self.rig.state in database.path.parents
+        return self.rig.state in database.path.parents
 
     def _stop_here(self, name: str) -> None:
         if threading.current_thread() is self._main:
@@ -277,8 +277,7 @@ class World:
         monkeypatch.setattr(os, "unlink", watched_unlink)
 
     def _name_of(self, descriptor: int) -> str | None:
-        if self._stopped:
-            return None
+        # Also while the world stands still: what a worker is at then goes on, and counts.
         path = os.readlink(f"/proc/self/fd/{descriptor}")
         root = f"{self.rig.state}/"
         return path.removeprefix(root) if path.startswith(root) else None
