@@ -6,6 +6,7 @@ in a storage system silent degradation is the bug. `assert_logs` announces.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import logging
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 import hypothesis
 import pytest
 import trio
+from tape_rig import PERSONALITIES, Rigs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -169,3 +171,17 @@ def _no_leaks() -> Iterator[None]:
 def pytest_report_header() -> str:
     """Say which seed a failure is to be repeated with."""
     return f"tapefs: TAPEFS_TEST_SEED={SEED}"
+
+
+@pytest.fixture
+def rigs(tmp_path: Path) -> Iterator[Rigs]:
+    """Drives on a bench, closed at the end."""
+    with contextlib.closing(Rigs(tmp_path)) as rigs:
+        yield rigs
+
+
+@pytest.fixture(params=PERSONALITIES)
+def personality(request: pytest.FixtureRequest) -> str:
+    """Each of those that differ in what matters to positioning."""
+    name: str = request.param
+    return name

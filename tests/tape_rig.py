@@ -14,10 +14,8 @@ from tapefs.scsi.completion import Completion
 from tapefs.scsi.sense import Sense
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
-    from tapefs.drive.transport import More, Step
     from tapefs.scsi.cdb import Command
 
 MIB = 1 << 20
@@ -27,11 +25,11 @@ RECORD_BYTES = 4096
 PERSONALITIES = ("lto5", "ait3", "dat72", "plain", "tgt")
 
 
-class Wire:
+class Wire(TargetTransport):
     """A transport that keeps a log, and answers in the target's place when told to."""
 
     def __init__(self, target: Target) -> None:
-        self.inner = TargetTransport(target)
+        super().__init__(target)
         self.log: list[Command] = []
         self._answers: list[tuple[type, deque[Completion | Exception | None]]] = []
 
@@ -54,26 +52,7 @@ class Wire:
                     raise answer
                 if answer is not None:
                     return answer
-        return await self.inner.execute(command, data)
-
-    async def execute_each(
-        self, steps: Sequence[Step], more: More | None = None
-    ) -> list[Completion]:
-        ended: list[Completion] = []
-        while steps:
-            for command, data in steps:
-                ended.append(await self.execute(command, data))
-                if not ended[-1].good:
-                    return ended
-            steps = more() if more else ()
-        return ended
-
-    @property
-    def lost(self) -> bool:
-        return self.inner.lost
-
-    async def aclose(self) -> None:
-        await self.inner.aclose()
+        return await super().execute(command, data)
 
     def sent(self, *kinds: type) -> list[Command]:
         """Commands of these classes since the last call of `forget`."""

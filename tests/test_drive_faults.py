@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import TYPE_CHECKING
-
 import pytest
 from tape_rig import (
     Rigs,
@@ -35,16 +32,6 @@ from tapefs.scsi.sense import (
     SenseKey,
     UnitAttention,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-
-@pytest.fixture
-def rigs(tmp_path: Path) -> Iterator[Rigs]:
-    with contextlib.closing(Rigs(tmp_path)) as rigs:
-        yield rigs
 
 
 def loaded(drive: TapeDrive) -> bool:
@@ -215,7 +202,7 @@ async def test_a_failed_wire_makes_the_position_unknown(rigs: Rigs) -> None:
 async def test_an_unplugged_drive_is_gone(rigs: Rigs) -> None:
     rig = rigs()
     drive = await rig.open()
-    rig.wire.inner.unplug()
+    rig.wire.unplug()
     with pytest.raises(DriveGone):
         await drive.rewind()
     await drive.aclose()

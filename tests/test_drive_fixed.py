@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import TYPE_CHECKING
-
 import pytest
 from tape_rig import RECORD_BYTES, Rig, Rigs, buffer, read_number, record, write_files
 
@@ -23,18 +20,8 @@ from tapefs.scsi.sense import (
     SenseKey,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
 BLOCK_BYTES = 512
 BLOCKS = RECORD_BYTES // BLOCK_BYTES
-
-
-@pytest.fixture
-def rigs(tmp_path: Path) -> Iterator[Rigs]:
-    with contextlib.closing(Rigs(tmp_path)) as rigs:
-        yield rigs
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import shutil
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from tape_rig import Rigs
 from torn_rig import spots, tape_file
 from volume_rig import RECORD_BYTES, Rig, dump
 
@@ -24,9 +22,10 @@ from tapefs.errors import BlankTape, DamagedTape, ForeignTape
 from tapefs.volume.session import read_label, write_label
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
+    from tape_rig import Rigs
     from volume_rig import User
 
 KINDS = ("travan", "plain", "tgt")
@@ -251,12 +250,6 @@ def use_other_drive(rig: Rig, personality: str) -> None:
     """From now on the cartridge is in a drive of another kind."""
     path = memory_path(rig.tap)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"personality": personality}))
-
-
-@pytest.fixture
-def rigs(tmp_path: Path) -> Iterator[Rigs]:
-    with contextlib.closing(Rigs(tmp_path)) as rigs:
-        yield rigs
 
 
 async def test_first_records_that_are_no_label(rigs: Rigs) -> None:

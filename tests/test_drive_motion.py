@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import trio
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from tape_rig import PERSONALITIES, Rigs, read_number, record, write_files
 
 from tapefs.drive import PositionMismatch, PositionUnknown, TapeAddress, TapeDrive, TapePosition
+from tapefs.emulator.transport import TargetTransport
 from tapefs.scsi import cdb as c
 from tapefs.scsi.completion import Completion
 from tapefs.scsi.data import LongPosition, ShortPosition
@@ -27,9 +27,6 @@ from tapefs.scsi.sense import (
     SenseKey,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 # Three tape files of 3, 2 and 4 records; block numbers of the filemarks are 3, 6 and 11.
 COUNTS = (3, 2, 4)
 END = TapePosition(12, 3, 0)
@@ -37,18 +34,6 @@ END = TapePosition(12, 3, 0)
 
 def address(file: int, number: int) -> TapeAddress:
     return TapeAddress(sum(COUNTS[:file]) + file + number, file, number)
-
-
-@pytest.fixture
-def rigs(tmp_path: Path) -> Iterator[Rigs]:
-    with contextlib.closing(Rigs(tmp_path)) as rigs:
-        yield rigs
-
-
-@pytest.fixture(params=PERSONALITIES)
-def personality(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
 
 
 @pytest.mark.parametrize("start", [(0, 0), (1, 1), (2, 4)])
@@ -387,7 +372,7 @@ async def test_a_tape_that_was_moved_unseen_is_noticed(rigs: Rigs) -> None:
     rig = rigs()
     drive = await rig.open()
     await write_files(drive, *COUNTS)
-    await rig.wire.inner.execute(c.Rewind())
+    await TargetTransport.execute(rig.wire, c.Rewind())
     with pytest.raises(PositionMismatch, match="block 0 instead of 12"):
         await drive.position()
     with pytest.raises(PositionUnknown):

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import pytest
 from tape_rig import (
     MIB,
-    PERSONALITIES,
     RECORD_BYTES,
     Rigs,
     Wire,
@@ -26,6 +25,7 @@ from tapefs.drive import (
 )
 from tapefs.emulator.medium import VirtualCartridge
 from tapefs.emulator.target import Target
+from tapefs.emulator.transport import TargetTransport
 from tapefs.errors import DriveFailed, VolumeFull
 from tapefs.scsi import cdb as c
 from tapefs.scsi.completion import Completion
@@ -43,22 +43,9 @@ from tapefs.scsi.sense import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
     from conftest import Announcement
-
-
-@pytest.fixture
-def rigs(tmp_path: Path) -> Iterator[Rigs]:
-    with contextlib.closing(Rigs(tmp_path)) as rigs:
-        yield rigs
-
-
-@pytest.fixture(params=PERSONALITIES)
-def personality(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
 
 
 # Reading and writing
@@ -141,7 +128,7 @@ async def test_a_block_that_is_too_long_is_passed_and_reported(
     into = buffer(1000)
     if information == 0:
         # Some drives leave INFORMATION zero; position and outcome must be the same.
-        await rig.wire.inner.execute(c.Space6(c.SpaceCode.BLOCKS, 1))
+        await TargetTransport.execute(rig.wire, c.Space6(c.SpaceCode.BLOCKS, 1))
         rig.wire.answer(c.Read6, Sense(incorrect_length=True, information=0))
     with pytest.raises(IncorrectLength) as caught:
         await drive.read_block(into)

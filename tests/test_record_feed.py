@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 import trio.testing
-from tape_rig import MIB, PERSONALITIES, RECORD_BYTES, Rig, Rigs, read_number, record
+from tape_rig import MIB, RECORD_BYTES, Rig, Rigs, read_number, record
 
 from tapefs.errors import NotFinalized
 from tapefs.scsi import cdb as c
@@ -20,25 +20,12 @@ from tapefs.volume.session import AppendProgress, append
 
 if TYPE_CHECKING:
     from array import array
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Sequence
 
     from tapefs.drive.transport import More, Step
     from tapefs.scsi.completion import Completion
 
 LARGE_BYTES = 65536
-
-
-@pytest.fixture
-def rigs(tmp_path: Path) -> Iterator[Rigs]:
-    with contextlib.closing(Rigs(tmp_path)) as rigs:
-        yield rigs
-
-
-@pytest.fixture(params=PERSONALITIES)
-def personality(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
 
 
 def batch(first: int, count: int = 3, size_bytes: int = RECORD_BYTES) -> list[array[int]]:

@@ -6,7 +6,6 @@ sense keys, written down here a second time and in bytes, so that neither table 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,8 +20,7 @@ from tapefs.scsi.completion import Completion
 from tapefs.scsi.sense import REACTIONS, Reaction, Sense, check_condition, reaction_row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
     from conftest import Announcement
 
@@ -250,12 +248,6 @@ COMMANDS: dict[str, type] = {
     "log": c.LogSense,
     "unload": c.LoadUnload,
 }
-
-
-@pytest.fixture
-def rigs(tmp_path: Path) -> Iterator[Rigs]:
-    with contextlib.closing(Rigs(tmp_path)) as rigs:
-        yield rigs
 
 
 async def perform(drive: TapeDrive, action: str) -> bool:
