@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from conftest import Announcement
+    from log_police import Announcement
 
     AssertLogs = Callable[..., Announcement]
 

@@ -45,7 +45,7 @@ from tapefs.scsi.sense import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Announcement
+    from log_police import Announcement
 
 
 # Reading and writing

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from conftest import Announcement
+    from log_police import Announcement
 
     from tapefs.drive import DriveHealth, TapeDrive
     from tapefs.scsi import cdb as c

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-CONFTEST = Path(__file__).with_name("conftest.py")
-
 WATCHED = """
 import logging
 import pytest
@@ -79,18 +77,18 @@ def test_that_fails_by_itself(assert_logs):
 
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What pytest prints when it runs WATCHED under the real conftest."""
+    """What pytest prints when it runs WATCHED under the police."""
     directory = tmp_path_factory.mktemp("watched")
-    (directory / "conftest.py").write_text(CONFTEST.read_text())
     (directory / "test_watched.py").write_text(WATCHED)
     options = ["-v", "-c", os.devnull, "--rootdir", str(directory), "--no-header"]
-    options += ["-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
+    options += ["-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "log_police"]
     return subprocess.run(
         [sys.executable, "-m", "pytest", *options, "test_watched.py"],
         capture_output=True,
         text=True,
         check=False,
         cwd=directory,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
     ).stdout
 
 

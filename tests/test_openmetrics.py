@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from conftest import Announcement
     from first_light_rig import Host
+    from log_police import Announcement
     from prometheus_client import Metric
 
 STATUS: dict[str, Any] = {

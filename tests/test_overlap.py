@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from conftest import Announcement
+    from log_police import Announcement
 
     from tapefs.emulator.device_server import DeviceServer
     from tapefs.scsi.command import Command

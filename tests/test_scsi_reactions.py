@@ -22,7 +22,7 @@ from tapefs.scsi.sense import REACTIONS, Reaction, Sense, check_condition, react
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Announcement
+    from log_police import Announcement
 
     from tapefs.drive import TapeDrive
 

@@ -23,7 +23,7 @@ from tapefs.usb.transport import BotTransport
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Announcement
+    from log_police import Announcement
 
     from tapefs.scsi.command import Command
 

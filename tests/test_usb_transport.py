@@ -32,7 +32,7 @@ from tapefs.usb.transport import BotTransport, OverlappedCommand
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Announcement
+    from log_police import Announcement
 
     from tapefs.scsi.command import Command
 
