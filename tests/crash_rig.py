@@ -33,7 +33,6 @@ from tapefs.emulator.cartridge_memory import memory_path
 from tapefs.emulator.transport import TargetTransport
 
 if TYPE_CHECKING:
-    from array import array
     from collections.abc import Callable, Iterator
 
     import pytest
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
 
     from tapefs.emulator.target import Target
     from tapefs.scsi.cdb import Command
-    from tapefs.scsi.completion import Completion
+    from tapefs.scsi.completion import Completion, DataBuffer
 
 
 _MEMORY = Path("/dev/shm")
@@ -77,7 +76,7 @@ class WatchedTransport(TargetTransport):
         self._world = world
         world.target = target
 
-    def _carry_out(self, command: Command, data: array[int] | bytes | None) -> Completion:
+    def _carry_out(self, command: Command, data: DataBuffer | bytes | None) -> Completion:
         self._world.stop(f"before {command.name}")
         completion = super()._carry_out(command, data)
         self._world.stop(f"after {command.name}")

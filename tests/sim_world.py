@@ -38,7 +38,6 @@ from tapefs.errors import Fault, NotFinalized, TapefsError
 from tapefs.fuse.operations import Operations
 
 if TYPE_CHECKING:
-    from array import array
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
 
     from tapefs.emulator.target import Target
     from tapefs.scsi.cdb import Command
-    from tapefs.scsi.completion import Completion
+    from tapefs.scsi.completion import Completion, DataBuffer
 
 HOUR_S = 3600.0
 # 2023-11-14, when simulated time begins.
@@ -106,7 +105,7 @@ class SimulatedWire(WatchedTransport):
         super().__init__(target, world, paced=True)
         self._diary = diary
 
-    def _carry_out(self, command: Command, data: array[int] | bytes | None) -> Completion:
+    def _carry_out(self, command: Command, data: DataBuffer | bytes | None) -> Completion:
         checksum = zlib.crc32(data) if data is not None else 0
         completion = super()._carry_out(command, data)
         sent = command.pack().hex()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tapefs.scsi.cdb import Command
+    from tapefs.scsi.completion import DataBuffer
 
 MIB = 1 << 20
 RECORD_BYTES = 4096
@@ -43,7 +44,7 @@ class Wire(TargetTransport):
         )
         self._answers.append((command, completions))
 
-    async def execute(self, command: Command, data: array[int] | bytes | None = None) -> Completion:
+    async def execute(self, command: Command, data: DataBuffer | bytes | None = None) -> Completion:
         self.log.append(command)
         for kind, answers in self._answers:
             if answers and isinstance(command, kind):

@@ -27,7 +27,6 @@ from tapefs.errors import DriveGone, NoDrive, TapefsError
 from tapefs.scsi.cdb import Space6, SpaceCode, Write6, WriteFilemarks6
 
 if TYPE_CHECKING:
-    from array import array
     from collections.abc import Callable
     from pathlib import Path
 
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
     from tapefs.emulator.target import Target
     from tapefs.scsi.cdb import Command
-    from tapefs.scsi.completion import Completion
+    from tapefs.scsi.completion import Completion, DataBuffer
 
 EVERY_POINT = os.environ.get("TAPEFS_CRASH_POINTS") == "all"
 CONFIG = Config(settle_s=0.0, idle_s=3600.0, commit_s=3600.0, checkpoint_segments=2)
@@ -56,7 +55,7 @@ class FaultyWire(TargetTransport):
         super().__init__(target)
         self._faulty = faulty
 
-    def _carry_out(self, command: Command, data: array[int] | bytes | None) -> Completion:
+    def _carry_out(self, command: Command, data: DataBuffer | bytes | None) -> Completion:
         fault = self._faulty.next_fault()
         if fault is Fault.POWER_LOST:
             self._target.power_cut()

@@ -30,10 +30,10 @@ from tapefs.scsi.completion import Completion
 from tapefs.scsi.sense import Sense, SenseKey
 
 if TYPE_CHECKING:
-    from array import array
     from pathlib import Path
 
     from tapefs.scsi.cdb import Command
+    from tapefs.scsi.completion import DataBuffer
 
 EVERY_POINT = os.environ.get("TAPEFS_CRASH_POINTS") == "all"
 CONFIG = Config(
@@ -50,7 +50,7 @@ SIZES = range(40, 130, 1 if EVERY_POINT else 13)
 class SilentWire(TargetTransport):
     """A drive that says nothing of its capacity."""
 
-    def _carry_out(self, command: Command, data: array[int] | bytes | None) -> Completion:
+    def _carry_out(self, command: Command, data: DataBuffer | bytes | None) -> Completion:
         if isinstance(command, LogSense | ReportDensitySupport):
             return Completion(False, sense=Sense(SenseKey.ILLEGAL_REQUEST, 0x20, 0x00))
         return super()._carry_out(command, data)
@@ -59,7 +59,7 @@ class SilentWire(TargetTransport):
 class NoWarningWire(SilentWire):
     """... and gives no early warning either: the hard end comes out of the blue."""
 
-    def _carry_out(self, command: Command, data: array[int] | bytes | None) -> Completion:
+    def _carry_out(self, command: Command, data: DataBuffer | bytes | None) -> Completion:
         completion = super()._carry_out(command, data)
         sense = completion.sense
         warned = sense is not None and sense.end_of_medium and not sense.key

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tapefs.scsi.cdb import Command
+    from tapefs.scsi.completion import DataBuffer
 
 INT64_MAX = 2**63 - 1
 
@@ -241,14 +242,14 @@ class LyingEndpoints:
         self._tag = 0
         self._data_left = False
 
-    def send(self, data: array[int], _timeout_s: float) -> int:
+    def send(self, data: DataBuffer, _timeout_s: float) -> int:
         self._count()
         if len(data) == 31:
             self._tag = int.from_bytes(data[4:8].tobytes(), "little")
             self._data_left = bool(data[12] & 0x80)
         return len(data) if self.mutator.rng.random() < 0.97 else len(data) // 2
 
-    def receive(self, into: array[int], _timeout_s: float) -> int:
+    def receive(self, into: DataBuffer, _timeout_s: float) -> int:
         self._count()
         rng = self.mutator.rng
         if rng.random() < 0.05:
@@ -339,7 +340,7 @@ class LyingTransport(TargetTransport):
         self._stubborn = mutator.rng.random() < 0.5
         self._told: dict[bytes, Completion | None] = {}
 
-    async def execute(self, command: Command, data: array[int] | bytes | None = None) -> Completion:
+    async def execute(self, command: Command, data: DataBuffer | bytes | None = None) -> Completion:
         self._commands_left -= 1
         if self._commands_left < 0:
             raise Stuck

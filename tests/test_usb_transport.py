@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from array import array
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from log_police import Announcement
 
     from tapefs.scsi.command import Command
+    from tapefs.scsi.completion import DataBuffer
 
     AssertLogs = Callable[..., Announcement]
 
@@ -54,14 +56,29 @@ async def test_no_data(rig: Rig) -> None:
     assert bytes(completion.data) == b""
 
 
-async def test_a_record_goes_out_and_comes_back_without_a_copy(rig: Rig) -> None:
-    await rig.write()
-    assert rig.server.last_data is RECORD
-    into = array("B", bytes(RECORD_BYTES))
+@pytest.mark.parametrize("kind", [array, memoryview])
+async def test_a_record_goes_out_and_comes_back_without_a_copy(rig: Rig, kind: type) -> None:
+    """From an array and to one, or from and to somewhere in the memory of another object."""
+
+    def buffer(content: bytes) -> DataBuffer:
+        return (
+            array("B", content)
+            if kind is array
+            else memoryview(bytearray(b"..." + content + b"...."))[3:-4]
+        )
+
+    record = buffer(RECORD.tobytes())
+    await rig.transport.execute(Write6(RECORD_BYTES), record)
+    assert _address(rig.server.last_data) == _address(record)
+    into = buffer(bytes(RECORD_BYTES))
     completion = await rig.transport.execute(Read6(RECORD_BYTES), into)
-    assert into == RECORD
-    assert completion.data.obj is into
+    assert memoryview(into) == RECORD
+    assert _address(completion.data) == _address(into)
     assert len(completion.data) == RECORD_BYTES
+
+
+def _address(data: Any) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(data))
 
 
 @pytest.mark.parametrize("speed", [2, 3, 4])

@@ -20,7 +20,7 @@ from tapefs.scsi.wraps import pack_wraps, written_wrap_ends
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tapefs.scsi.completion import Completion
+    from tapefs.scsi.completion import Completion, DataBuffer
 
 BLOCK_BYTES = 4096
 WRAPS = 208
@@ -95,7 +95,7 @@ async def test_older_drives_are_not_asked(tmp_path: Path, personality: str) -> N
 
         class Watched(TargetTransport):
             async def execute(
-                self, command: c.Command, data: array[int] | bytes | None = None
+                self, command: c.Command, data: DataBuffer | bytes | None = None
             ) -> Completion:
                 asked.append(command.pack())
                 return await super().execute(command, data)

@@ -35,7 +35,6 @@ from tapefs.scsi.sense import Sense, SenseKey, check_condition
 from tapefs.usb.transport import WireReset
 
 if TYPE_CHECKING:
-    from array import array
     from collections.abc import Callable
     from pathlib import Path
 
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from tapefs.archive.resumption import Away
     from tapefs.emulator.target import Target
     from tapefs.scsi.cdb import Command
+    from tapefs.scsi.completion import DataBuffer
 
 EVERY_POINT = os.environ.get("TAPEFS_CRASH_POINTS") == "all"
 CONFIG = Config(settle_s=0.0, idle_s=3600.0, commit_s=3600.0, checkpoint_segments=2)
@@ -72,7 +72,7 @@ class FailingWire(TargetTransport):
         """From write `at` on for good."""
         self._failing = range(at, sys.maxsize)
 
-    def _carry_out(self, command: Command, data: array[int] | bytes | None) -> Completion:
+    def _carry_out(self, command: Command, data: DataBuffer | bytes | None) -> Completion:
         if not isinstance(command, Write6 | WriteFilemarks6):
             return super()._carry_out(command, data)
         self.count += 1
@@ -330,7 +330,7 @@ def test_what_follows_from_a_failure(error: TapefsError, wanted: Remedy) -> None
 
 async def test_everything_is_on_tape_although_it_cannot_be_rewound(tmp_path: Path) -> None:
     class NoRewind(TargetTransport):
-        def _carry_out(self, command: Command, data: array[int] | bytes | None) -> Completion:
+        def _carry_out(self, command: Command, data: DataBuffer | bytes | None) -> Completion:
             if isinstance(command, Rewind) and armed:
                 return Completion(False, sense=Sense(SenseKey.HARDWARE_ERROR, 0x15, 0x01))
             return super()._carry_out(command, data)
@@ -355,7 +355,7 @@ async def test_a_file_that_grows_while_it_is_archived_has_no_hash(tmp_path: Path
 
     class Growing(TargetTransport):
         async def execute(
-            self, command: Command, data: array[int] | bytes | None = None
+            self, command: Command, data: DataBuffer | bytes | None = None
         ) -> Completion:
             if isinstance(command, WriteFilemarks6) and grows:
                 await grows.pop().write("file", b"more", 5000)

@@ -128,7 +128,7 @@ class Contents:
 
     # -- reading
 
-    async def read(self, ino: int, offset: int, length: int) -> bytes:
+    async def read(self, ino: int, offset: int, length: int) -> bytes | memoryview:
         """Up to `length` bytes at `offset`, short only at the end of the file.
 
         Raises the recall's errors (DataMismatch, DriveGone, ...) when tape is needed.
@@ -139,7 +139,7 @@ class Contents:
             return b""
         if file.resident.covers(offset, end):
             return self._read_spool(file, offset, end)
-        pieces: list[bytes] = []
+        pieces: list[bytes | memoryview] = []
         while offset < end:
             stop, source = self._source_at(file, offset, end)
             if source is Place.HOLE:
@@ -149,9 +149,11 @@ class Contents:
             else:
                 pieces.append(await self._recall_piece(file.inode, source, offset, stop))
             offset = stop
-        return b"".join(pieces)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    async def _recall_piece(self, inode: Inode, extent: Extent, offset: int, stop: int) -> bytes:
+    async def _recall_piece(
+        self, inode: Inode, extent: Extent, offset: int, stop: int
+    ) -> bytes | memoryview:
         digest = inode.sha256 if extent.length == inode.size else None
         try:
             return await self._recall.read(extent, offset, stop - offset, digest)

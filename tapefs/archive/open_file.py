@@ -38,7 +38,7 @@ class Recall(Protocol):
 
     async def read(
         self, extent: Extent, offset: int, length: int, digest: bytes | None = None
-    ) -> bytes:
+    ) -> bytes | memoryview:
         """Bytes [offset, offset + length) of the file, which lie inside `extent`.
 
         `digest` is the SHA-256 of the whole extent when it is known.

@@ -21,15 +21,17 @@ import trio
 from tapefs import telemetry
 from tapefs.archive.policy import JobKind
 from tapefs.archive.recall_demand import RecallDemand
-from tapefs.archive.recall_run import RecallCounters, RecallRun
+from tapefs.archive.recall_run import READ_COUNT, RecallCounters, RecallRun
 from tapefs.archive.record_cache import RecordCache
 from tapefs.archive.resumption import leaves_in_doubt
+from tapefs.archive.stretch import StretchMemory
 from tapefs.archive.whole_file_checks import Key, WholeFileChecks
 from tapefs.errors import DataMismatch, DriveBusy, RecallTooLate, TapefsError
 
 if TYPE_CHECKING:
     from tapefs.archive.record_store import RecordStore
     from tapefs.archive.scheduler import Scheduler
+    from tapefs.archive.stretch import Stretch
     from tapefs.catalog import TapeView
     from tapefs.config import Config
     from tapefs.drive import TapeDrive
@@ -78,6 +80,7 @@ class RecallService:
         self._cache = RecordCache(cache_count, store)
         self._demand = RecallDemand(ahead_count)
         self._checks = WholeFileChecks(record_bytes)
+        self._memory = StretchMemory(record_bytes, READ_COUNT)
         # Records for which a run was asked, and the run that the lane is at.
         self._asked: set[Key] = set()
         self._run: RecallRun | None = None
@@ -109,7 +112,7 @@ class RecallService:
 
     async def read(
         self, extent: Extent, offset: int, length: int, digest: bytes | None = None
-    ) -> bytes:
+    ) -> bytes | memoryview:
         """Bytes [offset, offset + length) of a file, which must lie inside `extent`.
 
         `digest` is the SHA-256 of the extent's bytes when it is known; then it is checked too.
@@ -130,7 +133,9 @@ class RecallService:
         finally:
             self._waiting -= 1
 
-    async def _read_hashed(self, extent: Extent, start: int, length: int, digest: bytes) -> bytes:
+    async def _read_hashed(
+        self, extent: Extent, start: int, length: int, digest: bytes
+    ) -> bytes | memoryview:
         """Have the file's bytes hashed: small files at once, large ones in passing."""
         verdict = self._checks.verdict(extent)
         if verdict is None and extent.length <= _SMALL_FILE_BYTES:
@@ -153,30 +158,30 @@ class RecallService:
         matches = hashlib.sha256(data).digest() == digest
         self._checks.note((extent.sequence, extent.position), matches=matches)
 
-    async def _gather(self, sequence: int, start: int, length: int) -> bytes:
-        size = self._record_bytes
-        first, last = start // size, (start + length - 1) // size
-        self._demand.announce(sequence, last)
+    async def _gather(self, sequence: int, start: int, length: int) -> bytes | memoryview:
+        size, end = self._record_bytes, start + length
+        self._demand.announce(sequence, (end - 1) // size)
         pieces: list[memoryview] = []
-        for record in range(first, last + 1):
-            data = await self._record((sequence, record))
-            base = record * size
-            pieces.append(data[max(start - base, 0) : min(start + length - base, size)])
-        return b"".join(pieces)
+        while start < end:
+            stretch = await self._stretch((sequence, start // size))
+            pieces.append(stretch.part(start, end))
+            start += len(pieces[-1])
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    async def _record(self, key: Key) -> memoryview:
+    async def _stretch(self, key: Key) -> Stretch:
+        """What holds the record."""
         crc = self._tape_file(key[0]).crcs[4 * key[1] : 4 * key[1] + 4]
-        data = self._cache.fetch(key, crc)
-        self._hits += data is not None
-        while data is None:
+        found = self._cache.fetch(key, crc)
+        self._hits += found is not None
+        while found is None:
             arrived = self._demand.arrival(key)
             on_its_way = self._run is not None and self._run.will_bring(*key)
             if not on_its_way and key not in self._asked:
                 self._asked.add(key)
                 self._send.send_nowait(key)
             await arrived.wait()
-            data = self._cache.find(key)
-        return data
+            found = self._cache.find(key)
+        return found
 
     # -- the lane's side
 
@@ -220,6 +225,7 @@ class RecallService:
             self._checks,
             self._scheduler,
             self._geometry,
+            self._memory,
             self._counters,
             self._config.recall_run_s,
         )

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import logging
 import math
-from array import array
 from collections import deque
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import crc32c
@@ -25,27 +23,28 @@ from tapefs.errors import DataMismatch, TapefsError
 from tapefs.scsi.sense import EndOfData, FilemarkDetected, IncorrectLength
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tapefs.archive.recall_demand import RecallDemand
     from tapefs.archive.record_cache import RecordCache
     from tapefs.archive.scheduler import Scheduler
+    from tapefs.archive.stretch import Stretch, StretchMemory
     from tapefs.archive.whole_file_checks import WholeFileCheck, WholeFileChecks
     from tapefs.drive import TapeDrive
     from tapefs.entries import TapeFile
     from tapefs.geometry import Geometry
+    from tapefs.scsi.completion import DataBuffer
 
 # Records that were read and are not judged yet, at most.
-_UNJUDGED_MAX: Final = 32
+_UNJUDGED_MAX: Final = 48
 # Where nobody waits for them: so many are read in one visit to the wire's thread, if it takes no
 # longer than this, for they are handed out together; and so many judged in one to a worker. The
 # fewer visits, the less time passes between them: with 4 at a time, this costs a quarter more.
-_READ_COUNT: Final = 8
+READ_COUNT: Final = 8
 _READ_S: Final = 0.1
-_JUDGED_COUNT: Final = 16
+_JUDGED_COUNT: Final = 32
 # Judged records that wait for a quiet moment to be copied to disk, at most.
 _TO_KEEP_MAX: Final = 8
-_ONE_BYTE: Final = array("B", [0])
 
 
 @dataclass(slots=True)
@@ -59,10 +58,46 @@ class RecallCounters:
 
 @dataclass(frozen=True, slots=True)
 class _Unjudged:
-    record: int
-    data: memoryview
-    length_bytes: int
-    crc: bytes
+    """Records as the drive gave them, and how many of their bytes it said there were of each."""
+
+    stretch: Stretch
+    lengths: Sequence[int]
+    crcs: bytes
+
+
+class _Visit:
+    """Records read without leaving the wire's thread in between; each stretch is taken at once."""
+
+    def __init__(
+        self,
+        memory: StretchMemory,
+        sequence: int,
+        first: int,
+        record_count: int,
+        take: Callable[[Stretch], None],
+    ) -> None:
+        """`take` is called in the trio thread with each stretch but the last."""
+        self._memory = memory
+        self._left_count = record_count
+        self._take = take
+        self._token = trio.lowlevel.current_trio_token()
+        self.taken_count = 0
+        self.stretch = self._next(sequence, first)
+
+    def more(self) -> Sequence[DataBuffer]:
+        """`stretch` has been filled: what follows. In the thread of the wire."""
+        if not self._left_count:
+            return ()
+        full = self.stretch
+        self.taken_count += full.record_count
+        self._token.run_sync_soon(self._take, full)
+        self.stretch = self._next(full.sequence, full.last + 1)
+        return self.stretch.records()
+
+    def _next(self, sequence: int, first: int) -> Stretch:
+        count = min(self._left_count, READ_COUNT)
+        self._left_count -= count
+        return self._memory.stretch(sequence, first, count)
 
 
 class RecallRun:
@@ -76,6 +111,7 @@ class RecallRun:
         checks: WholeFileChecks,
         scheduler: Scheduler,
         geometry: Geometry,
+        memory: StretchMemory,
         counters: RecallCounters,
         duration_s: float,
     ) -> None:
@@ -87,6 +123,7 @@ class RecallRun:
         self._checks = checks
         self._scheduler = scheduler
         self._geometry = geometry
+        self._memory = memory
         self._counters = counters
         self._duration_s = duration_s
         self._ends_at = math.inf
@@ -95,6 +132,9 @@ class RecallRun:
         # How long the last ones took, each.
         self._record_s = 0.0
         self._unjudged: deque[_Unjudged] = deque()
+        self._unjudged_count = 0
+        # The same, without what the worker has already.
+        self._to_judge: deque[_Unjudged] = deque()
         self._to_keep: deque[tuple[int, memoryview]] = deque(maxlen=_TO_KEEP_MAX)
         # A record that was not what was written; and those that were so once before.
         self._bad: int | None = None
@@ -106,7 +146,7 @@ class RecallRun:
 
     def will_bring(self, sequence: int, record: int) -> bool:
         """Whether a record that somebody waits for now comes without a run of its own."""
-        start = self._unjudged[0].record if self._unjudged else self.record
+        start = self._unjudged[0].stretch.first if self._unjudged else self.record
         self._arrived.set()  # what nobody waited for may wait to be judged
         return sequence == self._sequence and start <= record <= start + self._demand.ahead_count
 
@@ -152,25 +192,27 @@ class RecallRun:
             self._demand.wake(key)
             self.record += 1
             return
-        room_count = _UNJUDGED_MAX - len(self._unjudged)
+        room_count = _UNJUDGED_MAX - self._unjudged_count
         if not room_count:
             await self._judgement()
             return
-        in_time_count = max(1, int(_READ_S / self._record_s)) if self._record_s else _READ_COUNT
-        count = self._batch_count(min(room_count, in_time_count, _READ_COUNT))
-        buffers = [_ONE_BYTE * self._geometry.record_bytes for _ in range(count)]
+        in_time_count = max(1, int(_READ_S / self._record_s)) if self._record_s else READ_COUNT
+        count = self._visit_count(min(room_count, in_time_count))
+        visit = _Visit(self._memory, self._sequence, self.record, count, self._take_whole)
         started = trio.current_time()
-        lengths, error = await self._read_records(drive, buffers)
+        lengths, error = await self._read_records(drive, visit)
         self._record_s = (trio.current_time() - started) / count
-        for data, length_bytes in zip(buffers, lengths, strict=False):
-            self._take(data, length_bytes)
+        lengths = lengths[visit.taken_count :]
         if isinstance(error, FilemarkDetected | EndOfData | IncorrectLength):
-            self._take(buffers[len(lengths)], 0)  # something stands there, but not this record
-        elif error is not None:
+            lengths.append(0)  # something stands there, but not this record
+            error = None
+        if lengths:
+            self._take(visit.stretch.head(len(lengths)), lengths)
+        if error is not None:
             raise error
 
-    def _batch_count(self, count_max: int) -> int:
-        """How many records from here on to read in one go: several where nobody waits for them."""
+    def _visit_count(self, count_max: int) -> int:
+        """How many records from here on to read in one go: up to those that nobody needs yet."""
         wanted, count = self._demand.wanted, 0
         known_count = len(self._tape_file.crcs) // 4
         if self._scheduler.others_waiting():
@@ -178,23 +220,30 @@ class RecallRun:
         while count < count_max:
             record = self.record + count
             key = (self._sequence, record)
-            if key in wanted or self._cache.find(key) is not None:
+            if self._cache.find(key) is not None:
                 break
-            if not self._demand.reads_ahead(self._sequence, self._first, record, known_count):
+            ahead = self._demand.reads_ahead(self._sequence, self._first, record, known_count)
+            if not ahead and key not in wanted:
                 break
             count += 1
         return max(1, count)
 
-    def _take(self, data: array[int], length_bytes: int) -> None:
-        crc = self._tape_file.crcs[4 * self.record : 4 * self.record + 4]
-        self._unjudged.append(_Unjudged(self.record, memoryview(data), length_bytes, crc))
+    def _take_whole(self, stretch: Stretch) -> None:
+        self._take(stretch, [self._geometry.record_bytes] * stretch.record_count)
+
+    def _take(self, stretch: Stretch, lengths: Sequence[int]) -> None:
+        crcs = self._tape_file.crcs[4 * stretch.first : 4 * (stretch.last + 1)]
+        item = _Unjudged(stretch, lengths, crcs)
+        self._unjudged.append(item)
+        self._to_judge.append(item)
+        self._unjudged_count += stretch.record_count
         self._arrived.set()
-        self.record += 1
+        self.record = stretch.last + 1
         # From the first record on: to get there may have taken longer.
         self._ends_at = min(self._ends_at, trio.current_time() + self._duration_s)
 
     async def _read_records(
-        self, drive: TapeDrive, buffers: Sequence[array[int]]
+        self, drive: TapeDrive, visit: _Visit
     ) -> tuple[list[int], TapefsError | None]:
         tape_file, scheduler = self._tape_file, self._scheduler
         address = self._geometry.record_address(
@@ -206,7 +255,7 @@ class RecallRun:
                 await drive.locate(address)
         except (FilemarkDetected, EndOfData) as nothing_there:
             return [], nothing_there
-        lengths, error = await drive.read_blocks(buffers)
+        lengths, error = await drive.read_blocks(visit.stretch.records(), visit.more)
         if error is None:
             passed_count = self._geometry.blocks_per_record * len(lengths)
             scheduler.head_block = address.block + passed_count
@@ -231,7 +280,7 @@ class RecallRun:
     async def _judge(self) -> None:
         while True:
             if self._is_worth_a_visit():
-                await self._judge_batch(list(islice(self._unjudged, _JUDGED_COUNT)))
+                await self._visit_judge()
                 self._judged.set()
             elif self._to_keep:
                 await trio.to_thread.run_sync(
@@ -245,51 +294,82 @@ class RecallRun:
 
     def _is_worth_a_visit(self) -> bool:
         """Whether somebody waits for what is to be judged, or enough has come together."""
-        if len(self._unjudged) >= _READ_COUNT or self._ended or self._in_a_hurry:
+        if self._unjudged_count >= READ_COUNT or self._ended or self._in_a_hurry:
             return bool(self._unjudged)
-        wanted = self._demand.wanted
-        return any((self._sequence, item.record) in wanted for item in self._unjudged)
+        return any(
+            item.stretch.first <= record <= item.stretch.last
+            for item in self._unjudged
+            for sequence, record in self._demand.wanted
+            if sequence == self._sequence
+        )
 
-    async def _judge_batch(self, batch: Sequence[_Unjudged]) -> None:
-        checks = self._checks.take(self._sequence, batch[0].record, batch[-1].record)
+    async def _visit_judge(self) -> None:
+        first, last = self._unjudged[0].stretch.first, self._unjudged[-1].stretch.last
+        checks = self._checks.take(self._sequence, first, last)
+        token = trio.lowlevel.current_trio_token()
+
+        def judge() -> None:
+            """In a worker, for as long as records come, and not for ever."""
+            left_count = _JUDGED_COUNT
+            while left_count > 0 and self._to_judge:
+                item = self._to_judge.popleft()
+                good = _good_part(item, checks)
+                token.run_sync_soon(self._note_judged, item, good)
+                left_count -= item.stretch.record_count
+                if good.record_count < item.stretch.record_count:
+                    return
+
         try:
-            good_count = await trio.to_thread.run_sync(_count_good, batch, checks)
+            await trio.to_thread.run_sync(judge)
         finally:
             self._checks.give_back(checks)
-        for item in batch[:good_count]:
-            self._unjudged.popleft()
-            self._counters.records_read += 1
-            key = (self._sequence, item.record)
-            self._cache.add(key, item.data)
-            self._to_keep.append((item.record, item.data))
-            self._demand.wake(key)
-        if good_count < len(batch):
-            self._note_mismatch(batch[good_count])
 
-    def _note_mismatch(self, item: _Unjudged) -> None:
-        self._bad = item.record
+    def _note_judged(self, item: _Unjudged, good: Stretch) -> None:
+        if good.record_count:
+            self._cache.add(good)
+        self._counters.records_read += good.record_count
+        for record, data in enumerate(good.records(), good.first):
+            self._to_keep.append((record, data))
+            self._demand.wake((self._sequence, record))
+        if good.record_count < item.stretch.record_count:
+            self._note_mismatch(item, good.record_count)
+        else:
+            self._unjudged.popleft()
+            self._unjudged_count -= good.record_count
+            self._judged.set()
+
+    def _note_mismatch(self, item: _Unjudged, good_count: int) -> None:
+        self._bad = item.stretch.first + good_count
         self._unjudged.clear()
+        self._to_judge.clear()
+        self._unjudged_count = 0
         self._counters.mismatches += 1
-        last_try = item.record in self._doubted
+        last_try = self._bad in self._doubted
         telemetry.event(
             telemetry.DATA_MISMATCH,
             logging.ERROR if last_try else logging.WARNING,
             tape_file=self._sequence,
-            record=item.record,
-            length_bytes=item.length_bytes,
+            record=self._bad,
+            length_bytes=item.lengths[good_count],
             again=not last_try,
         )
 
 
-def _count_good(batch: Sequence[_Unjudged], checks: Sequence[WholeFileCheck]) -> int:
-    """How many records are right before the first that is not; those are hashed. In a worker."""
-    good = 0
-    for item in batch:
-        if item.length_bytes != len(item.data):
-            break
-        if crc32c.crc32c(item.data).to_bytes(4, "big") != item.crc:
-            break
-        good += 1
-        for check in checks:
-            check.feed([(item.record, item.data)])
+def _good_part(item: _Unjudged, checks: Sequence[WholeFileCheck]) -> Stretch:
+    """The records that are right, up to the first that is not; those are hashed. In a worker."""
+    good = item.stretch.head(_good_count(item))
+    for check in checks:
+        check.feed(good)
     return good
+
+
+def _good_count(item: _Unjudged) -> int:
+    """How many records are right before the first that is not."""
+    for number, data in enumerate(item.stretch.records()):
+        if item.lengths[number] != len(data):
+            return number
+        # Without letting go of the interpreter: to get it back takes longer than a checksum.
+        crc = crc32c.crc32c(data, gil_release_mode=0).to_bytes(4, "big")
+        if crc != item.crcs[4 * number : 4 * number + 4]:
+            return number
+    return item.stretch.record_count

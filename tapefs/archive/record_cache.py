@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tapefs.archive.record_store import RecordStore
+    from tapefs.archive.stretch import Stretch
     from tapefs.archive.whole_file_checks import Key
 
 
@@ -20,35 +21,47 @@ class RecordCache:
     def __init__(self, count_max: int, store: RecordStore) -> None:
         """At most `count_max` records in memory; `store` keeps more of them on disk."""
         self._count_max = count_max
-        self._records: OrderedDict[Key, memoryview] = OrderedDict()
+        # Memory is let go of by the stretch, so that is what is forgotten.
+        self._stretches: OrderedDict[Stretch, None] = OrderedDict()
+        self._at: dict[Key, Stretch] = {}
+        self._held_count = 0
         self._store = store
 
     @property
     def record_count(self) -> int:
         """How many records are in memory."""
-        return len(self._records)
+        return len(self._at)
 
-    def find(self, key: Key) -> memoryview | None:
-        """The record, if it is in memory."""
-        data = self._records.get(key)
-        if data is not None:
-            self._records.move_to_end(key)
-        return data
+    def find(self, key: Key) -> Stretch | None:
+        """The stretch that holds the record, if it is in memory."""
+        stretch = self._at.get(key)
+        if stretch is not None:
+            self._stretches.move_to_end(stretch)
+        return stretch
 
-    def fetch(self, key: Key, crc: bytes) -> memoryview | None:
-        """The record, if it is in memory or, with this CRC-32C, on disk."""
-        data = self.find(key)
-        if data is None and (data := self._store.read(key, crc)) is not None:
-            self.add(key, data)
-        return data
+    def fetch(self, key: Key, crc: bytes) -> Stretch | None:
+        """The stretch that holds the record, if it is in memory or, with this CRC-32C, on disk."""
+        stretch = self.find(key)
+        if stretch is None and (stretch := self._store.read(key, crc)) is not None:
+            self.add(stretch)
+        return stretch
 
-    def add(self, key: Key, data: memoryview) -> None:
-        """Take a record that was read and found right."""
-        self._records[key] = data
-        self._records.move_to_end(key)
-        while len(self._records) > self._count_max:
-            self._records.popitem(last=False)
+    def add(self, stretch: Stretch) -> None:
+        """Take records that were read and found right."""
+        self._stretches[stretch] = None
+        self._held_count += stretch.record_count
+        for record in range(stretch.first, stretch.last + 1):
+            self._at[stretch.sequence, record] = stretch
+        while self._held_count > self._count_max and len(self._stretches) > 1:
+            self._forget(self._stretches.popitem(last=False)[0])
 
     def keep(self, sequence: int, record: int, data: memoryview) -> None:
         """Put a copy of a record on disk while there is room for it. In a worker."""
         self._store.write((sequence, record), data)
+
+    def _forget(self, stretch: Stretch) -> None:
+        self._held_count -= stretch.record_count
+        for record in range(stretch.first, stretch.last + 1):
+            key = stretch.sequence, record
+            if self._at[key] is stretch:
+                del self._at[key]

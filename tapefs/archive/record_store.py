@@ -21,6 +21,7 @@ import crc32c
 
 from tapefs import telemetry
 from tapefs.archive.spool import CACHE_SHARE, punch
+from tapefs.archive.stretch import Stretch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,12 +56,11 @@ class RecordStore:
         """How much disk the records take."""
         return len(self._keys) * self._record_bytes
 
-    def read(self, key: Key, crc: bytes) -> memoryview | None:
+    def read(self, key: Key, crc: bytes) -> Stretch | None:
         """The record if it is here with this CRC-32C (big-endian), else None."""
         if key not in self._keys:
             return None
-        data = memoryview(_ONE_BYTE * self._record_bytes)
-        whole = False
+        data, whole = memoryview(_ONE_BYTE * self._record_bytes), False
         with suppress(OSError), _opened(self._path(key[0]), os.O_RDONLY) as fd:
             whole = os.preadv(fd, [data], key[1] * self._record_bytes) == len(data)
         with self._lock:
@@ -69,7 +69,7 @@ class RecordStore:
                 return None
             if key in self._keys:
                 self._keys.move_to_end(key)
-        return data
+        return Stretch(*key, data, self._record_bytes)
 
     def write(self, key: Key, data: memoryview) -> None:
         """Keep a copy of a record that was found right, if there is room or can be made."""

@@ -223,7 +223,7 @@ class VolumeSource:
     async def _xattrs(self, ino: int) -> dict[bytes, bytes]:
         return self._volume.catalog.xattrs(ino)
 
-    async def _read(self, ino: int, offset: int, length: int) -> bytes:
+    async def _read(self, ino: int, offset: int, length: int) -> bytes | memoryview:
         contents = self._volume.contents
         await contents.open(ino, write=False)
         try:

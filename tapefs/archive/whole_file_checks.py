@@ -16,16 +16,16 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from tapefs.archive.stretch import Stretch
     from tapefs.entries import Extent
 
 # Sequence of a tape file and the number of a record in it.
 Key = tuple[int, int]
-Record = tuple[int, memoryview]
 
 # Checks that may be under way, and results remembered.
 _CHECKS_KEPT: Final = 64
 _VERIFIED_KEPT: Final = 4096
-# Records hashed in one visit to a worker thread.
+# Records hashed in one visit to a worker thread, and those in one stretch with the last.
 _BATCH_COUNT: Final = 8
 
 
@@ -40,20 +40,19 @@ class WholeFileCheck:
         self._record_bytes = record_bytes
         self._start, self._end = extent.position, extent.position + extent.length
         self.next_record = self._start // record_bytes
-        self._last_record = (self._end - 1) // record_bytes
+        self.last_record = (self._end - 1) // record_bytes
 
-    def feed(self, records: Iterable[Record]) -> None:
-        """Hash those of `records`, which are in order, that come next. For any thread."""
-        for record, data in records:
-            if record == self.next_record and not self.complete:
-                base = record * self._record_bytes
-                self._sha256.update(data[max(self._start - base, 0) : self._end - base])
-                self.next_record = record + 1
+    def feed(self, stretch: Stretch) -> None:
+        """Hash of `stretch` what comes next, if it is in there. For any thread."""
+        if not self.complete and stretch.first <= self.next_record <= stretch.last:
+            start = max(self._start, self.next_record * self._record_bytes)
+            self._sha256.update(stretch.part(start, self._end))
+            self.next_record = stretch.last + 1
 
     @property
     def complete(self) -> bool:
         """Whether the last record has been fed."""
-        return self.next_record > self._last_record
+        return self.next_record > self.last_record
 
     def matches(self) -> bool:
         """Whether the bytes are those that were archived. For a complete one."""
@@ -101,7 +100,7 @@ class WholeFileChecks:
             self.note(name, matches=self._armed.pop(name).matches())
 
     async def catch_up(
-        self, extent: Extent, cached: Callable[[Key], memoryview | None], *, to_the_end: bool
+        self, extent: Extent, cached: Callable[[Key], Stretch | None], *, to_the_end: bool
     ) -> None:
         """Feed the check of `extent`, if there is one, with what `cached` has of its records.
 
@@ -114,8 +113,8 @@ class WholeFileChecks:
         if not to_the_end and cached((check.sequence, check.next_record)) is None:
             return
         async with check.lock:
-            while records := _in_a_row(check, cached):
-                await trio.to_thread.run_sync(check.feed, records)
+            while stretches := _in_a_row(check, cached):
+                await trio.to_thread.run_sync(_feed, check, stretches)
         self.give_back(())
 
     def note(self, name: Key, *, matches: bool) -> None:
@@ -129,12 +128,18 @@ def _name(extent: Extent) -> Key:
     return extent.sequence, extent.position
 
 
-def _in_a_row(check: WholeFileCheck, cached: Callable[[Key], memoryview | None]) -> list[Record]:
-    records: list[Record] = []
-    while not check.complete and len(records) < _BATCH_COUNT:
-        record = check.next_record + len(records)
-        data = cached((check.sequence, record))
-        if data is None:
+def _in_a_row(check: WholeFileCheck, cached: Callable[[Key], Stretch | None]) -> list[Stretch]:
+    stretches: list[Stretch] = []
+    record = first = check.next_record
+    while record <= check.last_record and record < first + _BATCH_COUNT:
+        stretch = cached((check.sequence, record))
+        if stretch is None:
             break
-        records.append((record, data))
-    return records
+        stretches.append(stretch)
+        record = stretch.last + 1
+    return stretches
+
+
+def _feed(check: WholeFileCheck, stretches: Iterable[Stretch]) -> None:
+    for stretch in stretches:
+        check.feed(stretch)

@@ -35,12 +35,11 @@ from tapefs.scsi.sense import (
 )
 
 if TYPE_CHECKING:
-    from array import array
     from collections.abc import Awaitable, Callable, Sequence
 
     from tapefs.drive.transport import More, Step, Transport
     from tapefs.scsi.cdb import Command
-    from tapefs.scsi.completion import Completion
+    from tapefs.scsi.completion import Completion, DataBuffer
 
 # A drive may queue several unit attentions; each is reported once.
 ATTEMPTS_MAX: Final = 10
@@ -121,7 +120,7 @@ class Initiator:
         await self._transport.aclose()
 
     async def perform(
-        self, command: Command, data: array[int] | bytes | None = None
+        self, command: Command, data: DataBuffer | bytes | None = None
     ) -> tuple[Completion, CheckCondition | None]:
         """Send `command`; return its end and what its sense, if any, means.
 
@@ -133,16 +132,16 @@ class Initiator:
         a refusal (unknown command, write protection); so does any failure of the transport,
         which raises. Conditions with reaction SUCCESS or RESULT leave the counter to the caller.
         """
-        completions, condition = await self.perform_each([(command, data)])
-        return completions[-1], condition
+        done, condition = await self.perform_each([(command, data)])
+        return done[-1][1], condition
 
     async def perform_each(
         self, steps: Sequence[Step], more: More | None = None
-    ) -> tuple[list[Completion], CheckCondition | None]:
+    ) -> tuple[list[tuple[Step, Completion]], CheckCondition | None]:
         """`perform` for one step after the other, up to the first that has something to report.
 
         After the last of them `more` is asked for those that follow, where the wire is. Returns the
-        ends of the steps carried out, and what the last of them had to report.
+        steps carried out with their ends, and what the last of them had to report.
         """
         given = list(steps)
         ended: list[Completion] = []
@@ -165,12 +164,12 @@ class Initiator:
             self._note_activity(given[len(ended) :], completions)
             ended += completions
             if completions[-1].good:
-                return ended, None
+                return list(zip(given, ended, strict=True)), None
             attempt = attempt + 1 if len(completions) == 1 else 1
             command = given[len(ended) - 1][0]
             condition = self._judge(command, completions[-1])
             if not await self._is_passed(command, condition, attempt):
-                return ended, condition
+                return list(zip(given, ended, strict=False)), condition
             del ended[-1]
 
     def _note_activity(self, steps: Sequence[Step], completions: Sequence[Completion]) -> None:
@@ -185,7 +184,7 @@ class Initiator:
                 if command.moves_medium:
                     raise check_condition(self._doubt, command.name)
 
-    async def run(self, command: Command, data: array[int] | bytes | None = None) -> Completion:
+    async def run(self, command: Command, data: DataBuffer | bytes | None = None) -> Completion:
         """Like `perform`, but everything that is not a success raises as CheckCondition."""
         completion, condition = await self.perform(command, data)
         if condition is not None and condition.reaction is not Reaction.SUCCESS:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from array import array
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import trio
 
@@ -56,7 +56,8 @@ if TYPE_CHECKING:
     from tapefs.drive.health import DriveHealth
     from tapefs.drive.probe import DriveIdentity
     from tapefs.drive.transport import Step, Transport
-    from tapefs.scsi.completion import Completion
+    from tapefs.scsi.cdb import Command
+    from tapefs.scsi.completion import Completion, DataBuffer
 
 POLL_S: Final = 1.0
 
@@ -229,7 +230,7 @@ class TapeDrive(TapeMotion):
 
     # Reading and writing
 
-    async def read_block(self, into: array[int]) -> int:
+    async def read_block(self, into: DataBuffer) -> int:
         """Read the next block into `into` (an array of bytes) and return its length in bytes.
 
         With blocks of fixed length: as many of them as fill `into`, exactly.
@@ -244,31 +245,34 @@ class TapeDrive(TapeMotion):
         return lengths[0]
 
     async def read_blocks(
-        self, buffers: Sequence[array[int]]
+        self,
+        buffers: Sequence[DataBuffer],
+        more: Callable[[], Sequence[DataBuffer]] | None = None,
     ) -> tuple[list[int], TapefsError | None]:
         """`read_block` into each of `buffers`, with no pause in between in which the drive waits.
 
-        Returns the lengths of the blocks read, up to the first that came with anything to report;
-        and what `read_block` would raise for the one after the last of these, if so. Raises what
-        says nothing about any of them: DriveGone, DriveFailed.
+        When they are full, so are those filled that `more` returns, until there are none; that is
+        called where the wire is, by any thread. Returns the lengths of the blocks read, up to the
+        first that came with anything to report; and what `read_block` would raise for the one after
+        the last of these, if so. Raises what says nothing about any of them: DriveGone,
+        DriveFailed.
         """
-        steps = [(self._read_command(into), into) for into in buffers]
-        completions, condition = await self._initiator.perform_each(steps)
+        done, condition = await self._perform_each(self._read_command, buffers, more)
         lengths: list[int] = []
-        for into, completion in zip(buffers, completions, strict=False):
-            last = len(lengths) == len(completions) - 1
+        for into, completion in done:
+            last = len(lengths) == len(done) - 1
             try:
                 lengths.append(self._block_read(into, completion, condition if last else None))
             except TapefsError as error:
                 return lengths, error
         return lengths, None
 
-    def _read_command(self, into: array[int]) -> Read6:
+    def _read_command(self, into: DataBuffer) -> Read6:
         count, fixed = self._block_count(into), bool(self.block_bytes)
         return Read6(count if fixed else len(into), fixed=fixed, block_bytes=self.block_bytes)
 
     def _block_read(
-        self, into: array[int], completion: Completion, condition: CheckCondition | None
+        self, into: DataBuffer, completion: Completion, condition: CheckCondition | None
     ) -> int:
         """The length of a block that was read; raises when none came."""
         count, length = self._block_count(into), len(into)
@@ -285,7 +289,7 @@ class TapeDrive(TapeMotion):
         statistics.bytes_read += length
         return length
 
-    def _block_count(self, data: array[int]) -> int:
+    def _block_count(self, data: DataBuffer) -> int:
         if not self.block_bytes:
             return 1
         count, rest = divmod(len(data), self.block_bytes)
@@ -356,7 +360,7 @@ class TapeDrive(TapeMotion):
             )
         return asked_bytes
 
-    async def write_block(self, data: array[int]) -> WriteOutcome:
+    async def write_block(self, data: DataBuffer) -> WriteOutcome:
         """Write one block, or with blocks of fixed length as many as `data` fills, exactly.
 
         Everything behind is logically gone afterwards.
@@ -370,8 +374,8 @@ class TapeDrive(TapeMotion):
 
     async def write_blocks(
         self,
-        blocks: Sequence[array[int]],
-        more: Callable[[], Sequence[array[int]]] | None = None,
+        blocks: Sequence[DataBuffer],
+        more: Callable[[], Sequence[DataBuffer]] | None = None,
     ) -> tuple[int, WriteOutcome]:
         """`write_block` for each of `blocks`, with no pause in between in which the drive waits.
 
@@ -382,18 +386,8 @@ class TapeDrive(TapeMotion):
         failed are counted.
         """
         self._demand_position()
-        given = list(blocks)
-
-        def steps(of: Sequence[array[int]]) -> list[Step]:
-            return [(self._write_command(data), data) for data in of]
-
-        def following() -> list[Step]:
-            found = more() if more else ()
-            given.extend(found)
-            return steps(found)
-
-        ends, condition = await self._initiator.perform_each(steps(blocks), following)
-        written = len(ends)
+        done, condition = await self._perform_each(self._write_command, blocks, more)
+        written = len(done)
         try:
             outcome = _WRITTEN if condition is None else self._write_outcome(condition)
         except BaseException:
@@ -401,16 +395,31 @@ class TapeDrive(TapeMotion):
             raise
         finally:
             statistics = self._initiator.statistics
-            for data in given[:written]:
+            for data, _ in done[:written]:
                 count = self._block_count(data)
                 self._counter.pass_records(count)
                 statistics.blocks_written += count
                 statistics.bytes_written += len(data)
         return written, outcome
 
-    def _write_command(self, data: array[int]) -> Write6:
+    def _write_command(self, data: DataBuffer) -> Write6:
         count, fixed = self._block_count(data), bool(self.block_bytes)
         return Write6(count if fixed else len(data), fixed=fixed, block_bytes=self.block_bytes)
+
+    async def _perform_each(
+        self,
+        command: Callable[[DataBuffer], Command],
+        buffers: Sequence[DataBuffer],
+        more: Callable[[], Sequence[DataBuffer]] | None,
+    ) -> tuple[list[tuple[DataBuffer, Completion]], CheckCondition | None]:
+        """One command for each buffer, and how it ended."""
+
+        def steps(of: Sequence[DataBuffer]) -> list[Step]:
+            return [(command(buffer), buffer) for buffer in of]
+
+        following = None if more is None else lambda: steps(more())
+        done, condition = await self._initiator.perform_each(steps(buffers), following)
+        return [(cast("DataBuffer", data), end) for (_, data), end in done], condition
 
     async def write_filemarks(self, count: int) -> WriteOutcome:
         """Write `count` filemarks, and return when all that was written before is on tape too.

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from array import array
     from collections.abc import Callable, Sequence
 
     from tapefs.scsi.cdb import Command
-    from tapefs.scsi.completion import Completion
+    from tapefs.scsi.completion import Completion, DataBuffer
 
 # A command, and its data as `Transport.execute` takes it.
-Step: TypeAlias = "tuple[Command, array[int] | bytes | None]"
+Step: TypeAlias = "tuple[Command, DataBuffer | bytes | None]"
 # Asked for the steps that follow those given before; none when nothing does.
 More: TypeAlias = "Callable[[], Sequence[Step]]"
 
@@ -20,11 +19,11 @@ More: TypeAlias = "Callable[[], Sequence[Step]]"
 class Transport(Protocol):
     """One logical unit, one command at a time."""
 
-    async def execute(self, command: Command, data: array[int] | bytes | None = None) -> Completion:
+    async def execute(self, command: Command, data: DataBuffer | bytes | None = None) -> Completion:
         """Send one command and return when it has ended, sense included.
 
         OUT commands: `data` holds exactly `command.transfer_length_bytes` bytes. IN commands:
-        `data` is an array of bytes of at least that size, filled in place, or None. An array
+        `data` is a buffer of at least that size, filled in place, or None. A buffer
         is not copied and must not be touched until the call returns.
 
         Once sent, a command runs to its end: a cancelled caller still waits for it. CHECK

@@ -16,11 +16,11 @@ from tapefs.scsi.completion import Completion
 from tapefs.scsi.sense import Sense, SenseKey, check_condition
 
 if TYPE_CHECKING:
-    from array import array
     from collections.abc import Callable, Sequence
 
     from tapefs.emulator.target import Target
     from tapefs.scsi.cdb import Command
+    from tapefs.scsi.completion import DataBuffer
 
 _OVERLAPPED: Final = Sense(SenseKey.ABORTED_COMMAND, 0x4E, 0x00)
 _REQUEST_SENSE: Final = RequestSense().pack()
@@ -36,7 +36,7 @@ class TargetTransport:
         self._busy = False
         self._gone = False
 
-    async def execute(self, command: Command, data: array[int] | bytes | None = None) -> Completion:
+    async def execute(self, command: Command, data: DataBuffer | bytes | None = None) -> Completion:
         """Carry out one command. It may be cancelled before it starts, not afterwards.
 
         OUT: `data` holds exactly the bytes to send. IN: `data` is filled in place when given.
@@ -61,8 +61,8 @@ class TargetTransport:
 
     async def execute_each(
         self,
-        steps: Sequence[tuple[Command, array[int] | bytes | None]],
-        more: Callable[[], Sequence[tuple[Command, array[int] | bytes | None]]] | None = None,
+        steps: Sequence[tuple[Command, DataBuffer | bytes | None]],
+        more: Callable[[], Sequence[tuple[Command, DataBuffer | bytes | None]]] | None = None,
     ) -> list[Completion]:
         """Carry out one command after the other, up to the first that is not GOOD; see `drive`."""
         ended: list[Completion] = []
@@ -88,7 +88,7 @@ class TargetTransport:
         """Pull the cable: from now on every command raises DriveGone. The drive keeps its power."""
         self._gone = True
 
-    def _carry_out(self, command: Command, data: array[int] | bytes | None) -> Completion:
+    def _carry_out(self, command: Command, data: DataBuffer | bytes | None) -> Completion:
         length_bytes = command.transfer_length_bytes
         if command.direction is Direction.IN:
             into = memoryview(data if data is not None else bytearray(length_bytes)).cast("B")

@@ -11,6 +11,7 @@ buffer. Methods may be called from any thread, as libusb's may.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -192,14 +193,14 @@ class EmulatedUsbBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb h
     ) -> int:
         self._alive(handle)
         with _libusb_errors:
-            return self.device.bulk_out(data)
+            return self.device.bulk_out(_memory(data))
 
     def bulk_read(
         self, handle: _Handle, _ep: int, _intf: int, buff: array[int], _timeout_ms: int
     ) -> int:
         self._alive(handle)
-        with _libusb_errors, memoryview(buff) as into:
-            return self.device.bulk_in(into)
+        with _libusb_errors:
+            return self.device.bulk_in(_memory(buff))
 
     def ctrl_transfer(
         self,
@@ -272,3 +273,11 @@ def _no_device() -> usb.core.USBError:
 def _only_first(*indexes: int) -> None:
     if any(indexes):
         raise IndexError("there is only one")
+
+
+def _memory(data: array[int]) -> memoryview:
+    """The bytes that libusb would be told of: where `data` says they are."""
+    address, length = data.buffer_info()
+    if not length:
+        return memoryview(b"")
+    return memoryview((ctypes.c_char * length).from_address(address)).cast("B")

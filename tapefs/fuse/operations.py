@@ -14,7 +14,7 @@ import contextlib
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import pyfuse3
 import trio
@@ -66,7 +66,7 @@ class Contents(Protocol):
     async def release(self, ino: int, *, write: bool) -> None:
         """One open file is closed for good; once for each `open`."""
 
-    async def read(self, ino: int, offset: int, length: int) -> bytes:
+    async def read(self, ino: int, offset: int, length: int) -> bytes | memoryview:
         """Exactly `length` bytes, fewer only at the end of the file. May wait for the tape."""
 
     async def write(self, ino: int, offset: int, data: bytes) -> int:
@@ -403,7 +403,8 @@ class Operations(pyfuse3.Operations):
 
     @answers_later
     async def read(self, fh: int, off: int, size: int) -> bytes:
-        return await self._contents.read(self.references.handle(fh).ino, off, size)
+        data = await self._contents.read(self.references.handle(fh).ino, off, size)
+        return cast("bytes", data)  # whatever has its bytes in a row will do
 
     @answers_later
     async def write(self, fh: int, off: int, buf: bytes) -> int:

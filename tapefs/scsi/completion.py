@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
+    from array import array
+
     from tapefs.scsi.sense_data import Sense
+
+# What a command takes its data from or puts it into, in place: an array of bytes, or a view of
+# bytes that can be written to and stand in a row.
+DataBuffer: TypeAlias = "array[int] | memoryview"
 
 
 @dataclass(frozen=True, slots=True)

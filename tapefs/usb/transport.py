@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tapefs.scsi.command import Command
+    from tapefs.scsi.completion import DataBuffer
 
 T = TypeVar("T")
 
@@ -108,11 +109,11 @@ class Endpoints(Protocol):
         """wMaxPacketSize of the IN pipe."""
         ...
 
-    def send(self, data: array[int], timeout_s: float) -> int:
+    def send(self, data: DataBuffer, timeout_s: float) -> int:
         """Write `data` in one transfer; returns how many bytes went out."""
         ...
 
-    def receive(self, into: array[int], timeout_s: float) -> int:
+    def receive(self, into: DataBuffer, timeout_s: float) -> int:
         """Read at most `len(into)` bytes in one transfer; returns how many came."""
         ...
 
@@ -161,7 +162,7 @@ class BotTransport:
         self._scratch = array("B")
         self._closed = False
 
-    async def execute(self, command: Command, data: array[int] | bytes | None = None) -> Completion:
+    async def execute(self, command: Command, data: DataBuffer | bytes | None = None) -> Completion:
         """Carry out one command; returns when its status, and its sense if it failed, are here.
 
         OUT: `data` holds exactly `command.transfer_length_bytes` bytes; an array goes out without
@@ -177,8 +178,8 @@ class BotTransport:
 
     async def execute_each(
         self,
-        steps: Sequence[tuple[Command, array[int] | bytes | None]],
-        more: Callable[[], Sequence[tuple[Command, array[int] | bytes | None]]] | None = None,
+        steps: Sequence[tuple[Command, DataBuffer | bytes | None]],
+        more: Callable[[], Sequence[tuple[Command, DataBuffer | bytes | None]]] | None = None,
     ) -> list[Completion]:
         """Carry out one command after the other in one visit to the thread, as `execute` does.
 
@@ -211,7 +212,7 @@ class BotTransport:
             with trio.CancelScope(shield=True):
                 await self._endpoints.run(self._endpoints.close)
 
-    def _checked(self, command: Command, data: array[int] | bytes | None) -> array[int] | None:
+    def _checked(self, command: Command, data: DataBuffer | bytes | None) -> DataBuffer | None:
         if self._closed:
             raise DriveGone("the drive was closed; open it again")
         if self._lost is not None:
@@ -221,7 +222,7 @@ class BotTransport:
             if data is None or len(data) != length:
                 size = "no" if data is None else len(data)
                 raise ValueError(f"{command.name} sends {length} bytes, {size} bytes were given")
-            return data if isinstance(data, array) else array("B", data)
+            return array("B", data) if isinstance(data, bytes) else data
         if isinstance(data, bytes) or (data is not None and len(data) < length):
             raise ValueError(f"{command.name} needs an array of {length} bytes to fill")
         return data
@@ -247,8 +248,8 @@ class BotTransport:
 
     def _perform_each(
         self,
-        steps: Sequence[tuple[Command, array[int] | None]],
-        more: Callable[[], Sequence[tuple[Command, array[int] | bytes | None]]] | None,
+        steps: Sequence[tuple[Command, DataBuffer | None]],
+        more: Callable[[], Sequence[tuple[Command, DataBuffer | bytes | None]]] | None,
     ) -> list[Completion]:
         ended: list[Completion] = []
         while steps:
@@ -262,7 +263,7 @@ class BotTransport:
             steps = [(command, self._checked(command, data)) for command, data in following]
         return ended
 
-    def _perform(self, command: Command, buffer: array[int] | None) -> Completion:
+    def _perform(self, command: Command, buffer: DataBuffer | None) -> Completion:
         length = command.transfer_length_bytes
         target = buffer
         if command.direction is Direction.IN:
@@ -298,7 +299,7 @@ class BotTransport:
         except MalformedData as exc:
             raise DriveFailed(f"{command.name} failed, and its sense is garbled: {exc}") from exc
 
-    def _receive_buffer(self, length: int, wanted: array[int] | None) -> array[int]:
+    def _receive_buffer(self, length: int, wanted: DataBuffer | None) -> DataBuffer:
         """The array to read `length` bytes into: the caller's own wherever the packet size allows.
 
         Rounded up to whole packets, so that a status block in place of short data does not
@@ -319,7 +320,7 @@ class BotTransport:
         cdb: bytes,
         direction: Direction,
         length: int,
-        data: array[int] | None,
+        data: DataBuffer | None,
         timeout_s: float,
     ) -> Result:
         self._tag = (self._tag + 1) % TAG_COUNT
@@ -336,7 +337,7 @@ class BotTransport:
                     result: Result = done.value
                     return result
 
-    def _move(self, step: Step, data: array[int] | None, timeout_s: float) -> Outcome:
+    def _move(self, step: Step, data: DataBuffer | None, timeout_s: float) -> Outcome:
         # Command, data and status may each be held back for as long as the drive is busy, so each
         # gets the full time. The wait is never cut into slices: a wait given up kills the command.
         if isinstance(step, ClearHalt):
@@ -414,7 +415,7 @@ class BotTransport:
 
 
 def _valid_part(
-    received: array[int] | None, wanted: array[int] | None, valid_bytes: int
+    received: DataBuffer | None, wanted: DataBuffer | None, valid_bytes: int
 ) -> memoryview:
     """A view of the first `valid_bytes` received, in the caller's own array if there is one."""
     if received is None or not valid_bytes:
