@@ -27,6 +27,7 @@ from tapefs.archive.whole_file_checks import WholeFileChecks
 from tapefs.config import Config
 from tapefs.entries import Extent
 from tapefs.errors import DataMismatch, RecallTooLate, errno_of
+from tapefs.scsi.sense import Sense, SenseKey, check_condition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -195,6 +196,25 @@ async def test_what_reads_wrong_once_is_read_again_with_what_follows(
         inode = user.find("file")
         extent = user.volume.catalog.extents(inode.ino)[0]
         assert user.volume.recall._checks.verdict(extent) is True, "hashed in order all the same"
+
+
+async def test_what_stands_in_place_of_a_record_is_a_mismatch_and_read_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, assert_logs: Callable[[str], object]
+) -> None:
+    await archive(rig, {"file": 3 * MIB})
+    assert_logs("data.mismatch")
+    mark = check_condition(Sense(SenseKey.NO_SENSE, 0x00, 0x01, filemark=True), "READ")
+    async with rig.mounted() as user:
+        drive = user.volume.scheduler._drive
+        honest = drive.read_blocks
+        answers: list[Any] = [(list[int](), mark)]
+
+        async def read_blocks(*given: Any) -> Any:
+            return answers.pop() if answers else await honest(*given)
+
+        monkeypatch.setattr(drive, "read_blocks", read_blocks)
+        assert await user.read("file") == content(3 * MIB, 3 * MIB)
+        assert user.volume.recall.statistics().mismatches == 1
 
 
 @pytest.mark.parametrize(("takes_s", "at_once"), [(0.01, range(9, 49)), (60.0, range(1, 2))])
