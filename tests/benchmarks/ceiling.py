@@ -3,8 +3,8 @@
 A large file, in: the copy through kernel and binding into a local file, while a thread hashes what
 arrives on the second core. The file is archived when it was closed, so what follows adds up: it is
 read, with a CRC-32C of each record and an xxh128 as proof that it is what was hashed, while a
-thread hands it to the emulated drive, without a wire and without a host's end of it; and a command
-that unmounts has to start.
+thread hands it to the emulated drive: command, data and status, through pyusb, and nothing of what
+a host has to think of beside; and a command that unmounts has to start.
 
 A large file, out: the records of the cartridge read by a thread that takes CRC-32C and SHA-256 of
 them, while kernel and binding take those before to whoever reads the file.
@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from array import array
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -33,7 +34,11 @@ from benchmarks.sources import SMALL_FILE_BYTES
 from tapefs.emulator.medium import VirtualCartridge
 from tapefs.emulator.personality import DEFAULT_PERSONALITY
 from tapefs.emulator.target import Target
+from tapefs.emulator.usb import EmulatedUsbBackend
 from tapefs.scsi.cdb import TestUnitReady, Write6, WriteFilemarks6
+from tapefs.scsi.command import Direction
+from tapefs.usb.bot import STATUS_BLOCK_BYTES, CommandBlock
+from tapefs.usb.device import open_endpoints
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +47,7 @@ _BLOCK_BYTES: Final = 512
 _RECORD_BYTES: Final = 512 * 1024
 _RECORDS: Final = 16
 _CARTRIDGE_BYTES: Final = 64 * GIB
+_TIMEOUT_S: Final = 60.0
 
 
 class Ceiling(NamedTuple):
@@ -99,19 +105,24 @@ def _umount_s(directory: Path) -> float:
 
 def _check_and_copy_s(source: Path, target: Path) -> float:
     """Read and check in one thread, give to the drive in the other, as plainly as can be."""
-    free: SimpleQueue[bytearray] = SimpleQueue()
-    full: SimpleQueue[memoryview | None] = SimpleQueue()
+    free: SimpleQueue[array[int]] = SimpleQueue()
+    full: SimpleQueue[tuple[array[int], int] | None] = SimpleQueue()
     for _ in range(_RECORDS):
-        free.put(bytearray(_RECORD_BYTES))
+        free.put(array("B", bytes(_RECORD_BYTES)))
 
     def write() -> None:
-        while (record := full.get()) is not None:
-            drive.execute(Write6(len(record)).pack(), record)
-            assert isinstance(record.obj, bytearray)
-            free.put(record.obj)
+        status = array("B", bytes(STATUS_BLOCK_BYTES))
+        while (filled := full.get()) is not None:
+            record, length = filled
+            block = CommandBlock(1, Write6(length).pack(), Direction.OUT, length).pack()
+            endpoints.send(array("B", block), _TIMEOUT_S)
+            endpoints.send(record if length == len(record) else record[:length], _TIMEOUT_S)
+            endpoints.receive(status, _TIMEOUT_S)
+            free.put(record)
         assert drive.execute(WriteFilemarks6(1).pack()).good, "what the drive took is on tape"
 
     cartridge, drive = _drive(target)
+    endpoints = open_endpoints("usb", backend=EmulatedUsbBackend(drive))
     started = time.monotonic()
     writer = threading.Thread(target=write)
     writer.start()
@@ -125,7 +136,7 @@ def _check_and_copy_s(source: Path, target: Path) -> float:
             record = memoryview(buffer)[:length]
             xxh128.update(record)
             crc32c.crc32c(record)
-            full.put(record)
+            full.put((buffer, length))
     full.put(None)
     writer.join()
     copied_s = time.monotonic() - started
