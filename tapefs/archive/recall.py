@@ -21,7 +21,7 @@ import trio
 from tapefs import telemetry
 from tapefs.archive.policy import JobKind
 from tapefs.archive.recall_demand import RecallDemand
-from tapefs.archive.recall_run import READ_COUNT, RecallCounters, RecallRun
+from tapefs.archive.recall_run import STRETCH_COUNT, RecallCounters, RecallRun
 from tapefs.archive.record_cache import RecordCache
 from tapefs.archive.resumption import leaves_in_doubt
 from tapefs.archive.stretch import StretchMemory
@@ -80,7 +80,7 @@ class RecallService:
         self._cache = RecordCache(cache_count, store)
         self._demand = RecallDemand(ahead_count)
         self._checks = WholeFileChecks(record_bytes)
-        self._memory = StretchMemory(record_bytes, READ_COUNT)
+        self._memory = StretchMemory(record_bytes, STRETCH_COUNT)
         # Records for which a run was asked, and the run that the lane is at.
         self._asked: set[Key] = set()
         self._run: RecallRun | None = None

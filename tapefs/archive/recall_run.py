@@ -37,11 +37,12 @@ if TYPE_CHECKING:
 
 # Records that were read and are not judged yet, at most.
 _UNJUDGED_MAX: Final = 48
-# Where nobody waits for them: so many are read in one visit to the wire's thread, if it takes no
-# longer than this, for they are handed out together; and so many judged in one to a worker. The
-# fewer visits, the less time passes between them: with 4 at a time, this costs a quarter more.
-READ_COUNT: Final = 8
-_READ_S: Final = 0.1
+# Records that are read into one piece of memory, judged and handed out together.
+STRETCH_COUNT: Final = 8
+# What a visit to the thread of the wire may take, going by the last one, and how many records are
+# judged in one to a worker. Between two visits of either thread passed 1.7 ms while a large file
+# was read, for the event loop answers the kernel meanwhile: as long as 3 records took.
+_VISIT_S: Final = 0.1
 _JUDGED_COUNT: Final = 32
 # Judged records that wait for a quiet moment to be copied to disk, at most.
 _TO_KEEP_MAX: Final = 8
@@ -66,7 +67,10 @@ class _Unjudged:
 
 
 class _Visit:
-    """Records read without leaving the wire's thread in between; each stretch is taken at once."""
+    """Records read without leaving the wire's thread in between; each stretch is taken at once.
+
+    For a drive that has read all of a stretch without a word: what is not right is found out.
+    """
 
     def __init__(
         self,
@@ -95,7 +99,7 @@ class _Visit:
         return self.stretch.records()
 
     def _next(self, sequence: int, first: int) -> Stretch:
-        count = min(self._left_count, READ_COUNT)
+        count = min(self._left_count, STRETCH_COUNT)
         self._left_count -= count
         return self._memory.stretch(sequence, first, count)
 
@@ -196,7 +200,7 @@ class RecallRun:
         if not room_count:
             await self._judgement()
             return
-        in_time_count = max(1, int(_READ_S / self._record_s)) if self._record_s else READ_COUNT
+        in_time_count = max(1, int(_VISIT_S / self._record_s)) if self._record_s else STRETCH_COUNT
         count = self._visit_count(min(room_count, in_time_count))
         visit = _Visit(self._memory, self._sequence, self.record, count, self._take_whole)
         started = trio.current_time()
@@ -232,6 +236,8 @@ class RecallRun:
         self._take(stretch, [self._geometry.record_bytes] * stretch.record_count)
 
     def _take(self, stretch: Stretch, lengths: Sequence[int]) -> None:
+        if self._bad is not None:
+            return  # it comes again, behind the one that was wrong
         crcs = self._tape_file.crcs[4 * stretch.first : 4 * (stretch.last + 1)]
         item = _Unjudged(stretch, lengths, crcs)
         self._unjudged.append(item)
@@ -294,7 +300,7 @@ class RecallRun:
 
     def _is_worth_a_visit(self) -> bool:
         """Whether somebody waits for what is to be judged, or enough has come together."""
-        if self._unjudged_count >= READ_COUNT or self._ended or self._in_a_hurry:
+        if self._unjudged_count >= STRETCH_COUNT or self._ended or self._in_a_hurry:
             return bool(self._unjudged)
         return any(
             item.stretch.first <= record <= item.stretch.last
