@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import tempfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 import pytest
 from benchmarks import command, picture, registry, results
+from benchmarks.row import OF_CEILING
 from benchmarks.timeline import Sample, Timeline
 
 if TYPE_CHECKING:
@@ -43,6 +44,34 @@ def test_a_stored_run_is_compared_with(tmp_path: Path, capsys: pytest.CaptureFix
     lines = list(results.comparison_lines([outcomes[0]], [outcomes[1]]))
     assert len(lines) == 2 + len(row.figures)
     assert all(line.endswith("| 1.50 |") for line in lines[2:])
+
+
+@pytest.mark.parametrize(
+    ("rate", "of_ceiling", "verdicts"),
+    [
+        (700.0, 0.5, ["yes", "the other is"]),
+        (500.0, 0.95, ["the other is", "yes"]),
+        (700.0, 0.95, ["yes", "yes"]),
+        (500.0, 0.5, ["**no**", "**no**"]),
+    ],
+)
+def test_one_of_two_figures_is_enough_where_either_will_do(
+    rate: float, of_ceiling: float, verdicts: list[str]
+) -> None:
+    row = next(row for row in registry.ROWS if row.name == "write")
+    values = dict.fromkeys(row.figures, 1.0) | {"rate": rate, OF_CEILING: of_ceiling}
+    lines = list(results.table_lines([_occasion(results.outcome(row, "tmpfs", [values]))]))
+    found = [next(line for line in lines if f" {name} |" in line) for name in ("rate", OF_CEILING)]
+    assert [line.split("|")[-2].strip() for line in found] == verdicts
+    elsewhere = list(results.table_lines([_occasion(results.outcome(row, "disk", [values]))]))
+    line = next(line for line in elsewhere if f" {OF_CEILING} |" in line)
+    assert line.split("|")[-2].strip() == ("yes" if of_ceiling > 0.9 else "**no**"), (
+        "where nobody asks for the one, it cannot stand for the other"
+    )
+
+
+def _occasion(outcome: dict[str, Any]) -> dict[str, Any]:
+    return outcome | {"started": "2026-01-01T00:00:00", "load_average": 0.0, "small": False}
 
 
 def test_rows_are_added_to_those_of_the_same_machine(

@@ -27,6 +27,7 @@ def outcome(
             "max": max(values),
             "wanted": figure.wanted(place) if judged else "",
             "reached": figure.is_reached(place, median),
+            "or_else": figure.or_else,
         }
     return {
         "row": row.name,
@@ -63,11 +64,19 @@ def table_lines(outcomes: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     for each in outcomes:
         for name, found in each["figures"].items():
             numbers = " | ".join(_short(found[key]) for key in ("min", "median", "max"))
-            verdict = ("yes" if found["reached"] else "**no**") if found["wanted"] else ""
             yield (
                 f"| {each['row']} | {each['place']} | {name} | {numbers} | {found['unit']} "
-                f"| {found['wanted']} | {verdict} |"
+                f"| {found['wanted']} | {_verdict(found, each['figures'])} |"
             )
+
+
+def _verdict(found: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -> str:
+    if not found["wanted"]:
+        return ""
+    if found["reached"]:
+        return "yes"
+    instead = figures.get(found.get("or_else") or "", {})
+    return "the other is" if instead.get("wanted") and instead["reached"] else "**no**"
 
 
 def comparison_lines(

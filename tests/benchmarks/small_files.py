@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from benchmarks import ceiling, mounts
-from benchmarks.row import PEAK_MEMORY, RATIO, Figure, Row
+from benchmarks.row import OF_CEILING, PEAK_MEMORY, RATIO, Figure, Row
 from benchmarks.sources import FILES_PER_DIRECTORY, SMALL_FILE_BYTES
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def _create(run: Run) -> Mapping[str, float]:
         "reference": count / reference_s,
         RATIO: all_s / reference_s,
         "ceiling": count / least.wall_s,
-        "against the ceiling": least.wall_s / all_s,
+        OF_CEILING: least.wall_s / all_s,
         "daemon CPU": mount.cpu_s / count * 1e6,
         "daemon CPU, ceiling": least.cpu_s / count * 1e6,
         "peak memory": mount.peak_memory_mib,
@@ -106,12 +106,12 @@ ROWS: Final = (
         "5,000 files of 4 KiB created, written, closed; `tapefs umount` included; reference: the "
         "same into the pass-through; ceiling: see tests/benchmarks/ceiling.py",
         {
-            "rate": Figure("files/s", at_least=4000),
+            "rate": Figure("files/s", at_least=4000, or_else=OF_CEILING),
             "until the last close": Figure("files/s"),
             "reference": Figure("files/s"),
             RATIO: Figure("x its time"),
             "ceiling": Figure("files/s"),
-            "against the ceiling": Figure("x", at_least=0.9),
+            OF_CEILING: Figure("x", at_least=0.9, or_else="rate"),
             "daemon CPU": Figure("µs/file"),
             "daemon CPU, ceiling": Figure("µs/file"),
             "peak memory": PEAK_MEMORY,
