@@ -428,7 +428,7 @@ class User:
             data = None
         if data is not None:
             versions = [photo.nodes[ino].content for photo in oracle.history[moment:]]
-            _compare(data, offset, length, versions)
+            _compare(bytes(data), offset, length, versions)
         await self._ask(0, self._operations.release(info.fh))
 
     async def press(self) -> None:
