@@ -195,7 +195,7 @@ async def numbers_in_file(rig: Rig) -> list[int]:
 async def test_all_that_is_ready_is_written_once_and_in_order(
     rigs: Rigs, visit_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "_VISIT_S", visit_s)
+    monkeypatch.setattr(session, "VISIT_S", visit_s)
     rig, buffers, progress = rigs(), Buffers(), AppendProgress()
     await append_batches(rig, [batch(0), batch(3, 1), batch(4), batch(7)], buffers, progress)
     assert buffers.taken == list(range(10))
@@ -206,7 +206,7 @@ async def test_all_that_is_ready_is_written_once_and_in_order(
 async def test_the_wire_is_not_left_while_records_are_ready(
     rigs: Rigs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "_VISIT_S", 1000.0)
+    monkeypatch.setattr(session, "VISIT_S", 1000.0)
     rig, visits = rigs(), []
     each = rig.wire.execute_each
 
@@ -219,7 +219,7 @@ async def test_the_wire_is_not_left_while_records_are_ready(
     await append_batches(rig, [batch(0), batch(3), batch(6)], Buffers(), AppendProgress())
     assert 9 in visits
     visits.clear()
-    monkeypatch.setattr(session, "_VISIT_S", 0.0)
+    monkeypatch.setattr(session, "VISIT_S", 0.0)
     await append_batches(rig, [batch(0), batch(3), batch(6)], Buffers(), AppendProgress())
     assert visits.count(3) == 3
 

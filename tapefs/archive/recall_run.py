@@ -21,6 +21,7 @@ import trio
 from tapefs import telemetry
 from tapefs.errors import DataMismatch, TapefsError
 from tapefs.scsi.sense import EndOfData, FilemarkDetected, IncorrectLength
+from tapefs.volume.session import VISIT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,10 +40,9 @@ if TYPE_CHECKING:
 _UNJUDGED_MAX: Final = 48
 # Records that are read into one piece of memory, judged and handed out together.
 STRETCH_COUNT: Final = 8
-# What a visit to the thread of the wire may take, going by the last one, and how many records are
-# judged in one to a worker. Between two visits of either thread passed 1.7 ms while a large file
-# was read, for the event loop answers the kernel meanwhile: as long as 3 records took.
-_VISIT_S: Final = 0.1
+# How many records are judged in one visit to a worker; one to the wire lasts VISIT_S, going by the
+# last one. Between two visits of either thread passed 1.7 ms while a large file was read, for the
+# event loop answers the kernel meanwhile: as long as 3 records took.
 _JUDGED_COUNT: Final = 32
 # Judged records that wait for a quiet moment to be copied to disk, at most.
 _TO_KEEP_MAX: Final = 8
@@ -200,7 +200,7 @@ class RecallRun:
         if not room_count:
             await self._judgement()
             return
-        in_time_count = max(1, int(_VISIT_S / self._record_s)) if self._record_s else STRETCH_COUNT
+        in_time_count = max(1, int(VISIT_S / self._record_s)) if self._record_s else STRETCH_COUNT
         count = self._visit_count(min(room_count, in_time_count))
         visit = _Visit(self._memory, self._sequence, self.record, count, self._take_whole)
         started = trio.current_time()

@@ -34,7 +34,7 @@ from tapefs.errors import (
 from tapefs.volume.record_feed import RecordFeed
 from tapefs.volume.records import RecordBuffers
 from tapefs.volume.segment import CheckpointBuilder, Place, SegmentBuilder
-from tapefs.volume.session import AppendProgress, append, go_to_end, prove_position
+from tapefs.volume.session import VISIT_S, AppendProgress, append, go_to_end, prove_position
 from tapefs.volume.tail import EarlierFile
 
 if TYPE_CHECKING:
@@ -55,8 +55,6 @@ if TYPE_CHECKING:
 # Batches of records that exist at one time: one is filled, one written, others wait.
 _BATCHES: Final = 4
 _ZSTD_LEVEL: Final = 3
-# How long the assembling thread goes on by itself.
-_VISIT_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,7 +348,7 @@ def _assemble(
 ) -> list[array[int]]:
     """Fill `feed`, `count` records at a time; returns those that it has no room for, or none at
     the end. In a worker, which comes back now and then, so that it can be cancelled."""
-    until_s = clock.current_time() + _VISIT_S
+    until_s = clock.current_time() + VISIT_S
     while batch := list(itertools.islice(records, count)):
         if clock.current_time() >= until_s or not feed.offer(batch):
             return batch

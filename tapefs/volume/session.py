@@ -51,8 +51,9 @@ if TYPE_CHECKING:
 _PROBE_BYTES: Final = 1 << 20
 # Headers of tapefs's own members: an extended header with a time, and the ustar header.
 _HEADER_BYTES_MAX: Final = 2048
-# After this time the trio thread is told how far an append is, and may cancel it.
-_VISIT_S: Final = 0.1
+# How long a worker, or the thread of the wire, goes on by itself. Then the trio thread is told how
+# far it is, hands out what has come, and may cancel it.
+VISIT_S: Final = 0.1
 
 
 async def read_label(drive: TapeDrive) -> Label:
@@ -215,7 +216,7 @@ class _Visit:
         self._records = records
         self._written_count = 0
         self._clock = trio.lowlevel.current_clock()
-        self._until_s = self._clock.current_time() + _VISIT_S
+        self._until_s = self._clock.current_time() + VISIT_S
 
     def more(self) -> Sequence[array[int]]:
         """The drive has taken all so far: what follows. In the thread of the wire."""
