@@ -69,7 +69,7 @@ class _Unjudged:
 class _Visit:
     """Records read without leaving the wire's thread in between; each stretch is taken at once.
 
-    For a drive that has read all of a stretch without a word: what is not right is found out.
+    One of which the drive had nothing to report counts as whole; if it is not, the judge finds out.
     """
 
     def __init__(
@@ -136,7 +136,6 @@ class RecallRun:
         # How long the last ones took, each.
         self._record_s = 0.0
         self._unjudged: deque[_Unjudged] = deque()
-        self._unjudged_count = 0
         # The same, without what the worker has already.
         self._to_judge: deque[_Unjudged] = deque()
         self._to_keep: deque[tuple[int, memoryview]] = deque(maxlen=_TO_KEEP_MAX)
@@ -242,7 +241,6 @@ class RecallRun:
         item = _Unjudged(stretch, lengths, crcs)
         self._unjudged.append(item)
         self._to_judge.append(item)
-        self._unjudged_count += stretch.record_count
         self._arrived.set()
         self.record = stretch.last + 1
         # From the first record on: to get there may have taken longer.
@@ -298,6 +296,10 @@ class RecallRun:
                 self._arrived = trio.Event()
                 await self._arrived.wait()
 
+    @property
+    def _unjudged_count(self) -> int:
+        return sum(item.stretch.record_count for item in self._unjudged)
+
     def _is_worth_a_visit(self) -> bool:
         """Whether somebody waits for what is to be judged, or enough has come together."""
         if self._unjudged_count >= STRETCH_COUNT or self._ended or self._in_a_hurry:
@@ -341,14 +343,12 @@ class RecallRun:
             self._note_mismatch(item, good.record_count)
         else:
             self._unjudged.popleft()
-            self._unjudged_count -= good.record_count
             self._judged.set()
 
     def _note_mismatch(self, item: _Unjudged, good_count: int) -> None:
         self._bad = item.stretch.first + good_count
         self._unjudged.clear()
         self._to_judge.clear()
-        self._unjudged_count = 0
         self._counters.mismatches += 1
         last_try = self._bad in self._doubted
         telemetry.event(

@@ -12,10 +12,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from array import array
 from collections import Counter, OrderedDict
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import crc32c
 
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 
     from tapefs.archive.spool import Spool
     from tapefs.archive.whole_file_checks import Key
-
-_ONE_BYTE: Final = array("B", [0])
 
 
 class RecordStore:
@@ -60,7 +57,8 @@ class RecordStore:
         """The record if it is here with this CRC-32C (big-endian), else None."""
         if key not in self._keys:
             return None
-        data, whole = memoryview(_ONE_BYTE * self._record_bytes), False
+        stretch, whole = Stretch.fresh(*key, 1, self._record_bytes), False
+        data = stretch.data
         with suppress(OSError), _opened(self._path(key[0]), os.O_RDONLY) as fd:
             whole = os.preadv(fd, [data], key[1] * self._record_bytes) == len(data)
         with self._lock:
@@ -69,7 +67,7 @@ class RecordStore:
                 return None
             if key in self._keys:
                 self._keys.move_to_end(key)
-        return Stretch(*key, data, self._record_bytes)
+        return stretch
 
     def write(self, key: Key, data: memoryview) -> None:
         """Keep a copy of a record that was found right, if there is room or can be made."""

@@ -29,6 +29,13 @@ class Stretch:
         self.data: Final = data
         self._record_bytes: Final = record_bytes
 
+    @classmethod
+    def fresh(cls, sequence: int, first: int, record_count: int, record_bytes: int) -> Stretch:
+        """Room for so many records, in memory of its own."""
+        return cls(
+            sequence, first, memoryview(_ONE_BYTE * (record_count * record_bytes)), record_bytes
+        )
+
     @property
     def record_count(self) -> int:
         """How many there are."""
@@ -70,9 +77,9 @@ class StretchMemory:
         The memory is used again when the last view of the stretch's data is gone, and not before.
         """
         size_bytes = record_count * self._record_bytes
-        small = 2 * size_bytes <= self._whole_bytes
-        data = memoryview(_ONE_BYTE * size_bytes) if small else self._lent()[:size_bytes]
-        return Stretch(sequence, first, data, self._record_bytes)
+        if 2 * size_bytes <= self._whole_bytes:
+            return Stretch.fresh(sequence, first, record_count, self._record_bytes)
+        return Stretch(sequence, first, self._lent()[:size_bytes], self._record_bytes)
 
     def _lent(self) -> memoryview:
         # Memory that is new to the process has to be mapped and cleared, and that takes as long as

@@ -231,7 +231,7 @@ class TapeDrive(TapeMotion):
     # Reading and writing
 
     async def read_block(self, into: DataBuffer) -> int:
-        """Read the next block into `into` (an array of bytes) and return its length in bytes.
+        """Read the next block into `into` (a `DataBuffer`) and return its length in bytes.
 
         With blocks of fixed length: as many of them as fill `into`, exactly.
 

@@ -165,8 +165,8 @@ class BotTransport:
     async def execute(self, command: Command, data: DataBuffer | bytes | None = None) -> Completion:
         """Carry out one command; returns when its status, and its sense if it failed, are here.
 
-        OUT: `data` holds exactly `command.transfer_length_bytes` bytes; an array goes out without
-        a copy. IN: `data` may be an array of at least that many bytes, to be filled in place. It
+        OUT: `data` holds exactly `command.transfer_length_bytes` bytes; a buffer goes out without
+        a copy. IN: `data` may be a buffer of at least that many bytes, to be filled in place. It
         must not be touched before this returns. CHECK CONDITION is a Completion, not an exception.
 
         Raises OverlappedCommand (nothing was sent), DriveGone, DriveFailed, and WireReset, which is
@@ -300,7 +300,7 @@ class BotTransport:
             raise DriveFailed(f"{command.name} failed, and its sense is garbled: {exc}") from exc
 
     def _receive_buffer(self, length: int, wanted: DataBuffer | None) -> DataBuffer:
-        """The array to read `length` bytes into: the caller's own wherever the packet size allows.
+        """The buffer to read `length` bytes into: the caller's own wherever the packet size allows.
 
         Rounded up to whole packets, so that a status block in place of short data does not
         overflow; never further, so that it cannot be swallowed along with full data.
@@ -417,7 +417,7 @@ class BotTransport:
 def _valid_part(
     received: DataBuffer | None, wanted: DataBuffer | None, valid_bytes: int
 ) -> memoryview:
-    """A view of the first `valid_bytes` received, in the caller's own array if there is one."""
+    """A view of the first `valid_bytes` received, in the caller's own buffer if there is one."""
     if received is None or not valid_bytes:
         return memoryview(b"")
     if wanted is None or wanted is received:

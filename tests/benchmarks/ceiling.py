@@ -140,6 +140,7 @@ def _check_and_copy_s(source: Path, target: Path) -> float:
     full.put(None)
     writer.join()
     copied_s = time.monotonic() - started
+    endpoints.close()
     assert cartridge.end_bytes > source.stat().st_size, "all of it is on tape"
     cartridge.close()
     return copied_s
