@@ -408,7 +408,7 @@ async def make_foreign(directory: Path) -> Path:
     """Somebody's tar archive."""
     path = await make_blank(directory)
     with VirtualCartridge.open(path) as cartridge:
-        cartridge.append_record(bytes(10_240))
+        cartridge.append_records([bytes(10_240)])
         cartridge.append_filemarks(1)
     return path
 

@@ -25,14 +25,14 @@ def cartridge(tmp_path: Path) -> Path:
     """A label, a segment of two records, nothing, a foreign archive, and data left open."""
     path = tmp_path / "a.tap"
     with VirtualCartridge.create(path, "lto5", 1024**3) as tape:
-        tape.append_record(LABEL_BLOCK.ljust(10240, b"\0"))
+        tape.append_records([LABEL_BLOCK.ljust(10240, b"\0")])
         tape.append_filemarks(1)
-        tape.append_record(SEGMENT_START.ljust(65536, b"\1"))
-        tape.append_record(b"\2" * 65536)
+        tape.append_records([SEGMENT_START.ljust(65536, b"\1")])
+        tape.append_records([b"\2" * 65536])
         tape.append_filemarks(2)
-        tape.append_record(b"\0" * 257 + b"ustar" + b"\0" * 251)
+        tape.append_records([b"\0" * 257 + b"ustar" + b"\0" * 251])
         tape.append_filemarks(1)
-        tape.append_record(b"odd")
+        tape.append_records([b"odd"])
     return path
 
 

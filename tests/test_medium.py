@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 import struct
@@ -34,11 +35,13 @@ def create(path: Path) -> VirtualCartridge:
 
 
 def fill(cartridge: VirtualCartridge, content: list[bytes | None]) -> None:
-    for item in content:
-        if item is None:
-            cartridge.append_filemarks(1)
+    """Records that follow one another at once."""
+    for is_mark, run in itertools.groupby(content, lambda item: item is None):
+        items = list(run)
+        if is_mark:
+            cartridge.append_filemarks(len(items))
         else:
-            cartridge.append_record(item)
+            cartridge.append_records([item for item in items if item is not None])
 
 
 def content_of(cartridge: VirtualCartridge) -> list[bytes | None]:
@@ -111,11 +114,12 @@ def test_any_history_of_cuts_and_appends(
 def test_records_of_the_largest_and_smallest_size(path: Path) -> None:
     large = bytes(range(256)) * (RECORD_BYTES_MAX // 256 + 1)
     with create(path) as cartridge:
-        cartridge.append_record(memoryview(large)[:RECORD_BYTES_MAX])
-        cartridge.append_record(b"1")
+        cartridge.append_records([memoryview(large)[:RECORD_BYTES_MAX]])
+        cartridge.append_records([b"1"])
         for wrong in (b"", large):
             with pytest.raises(ValueError, match="cannot be written"):
-                cartridge.append_record(wrong)
+                cartridge.append_records([b"good", wrong])
+        assert cartridge.object_count == 2
     with VirtualCartridge.open(path) as cartridge:
         buffer = memoryview(bytearray(RECORD_BYTES_MAX))
         assert cartridge.read_record(0, buffer).length_bytes == RECORD_BYTES_MAX
@@ -169,7 +173,7 @@ def test_a_record_cut_off_by_a_crash_is_end_of_data(path: Path, kept: int) -> No
     path.write_bytes(frame(b"whole") + bytes(4) + torn)
     with VirtualCartridge.open(path) as cartridge:
         assert content_of(cartridge) == [b"whole", None]
-        cartridge.append_record(b"next")
+        cartridge.append_records([b"next"])
     assert list(tap_reader.objects(path)) == [b"whole", None, b"next"]
 
 
@@ -186,7 +190,7 @@ def test_unwritten_zeros_at_the_end_are_one_filemark(path: Path) -> None:
         with VirtualCartridge.open(path) as cartridge:
             assert content_of(cartridge) == [b"whole", None]
     with VirtualCartridge.open(path) as cartridge:
-        cartridge.append_record(b"next")
+        cartridge.append_records([b"next"])
     assert list(tap_reader.objects(path)) == [b"whole", None, b"next"]
 
 
@@ -255,7 +259,7 @@ def test_end_of_medium_word_ends_the_data(path: Path) -> None:
     path.write_bytes(frame(b"a") + b"\xff" * 4 + frame(b"from an older use"))
     with VirtualCartridge.open(path) as cartridge:
         assert content_of(cartridge) == [b"a"]
-        cartridge.append_record(b"b")
+        cartridge.append_records([b"b"])
     assert list(tap_reader.objects(path)) == [b"a", b"b"]
 
 
@@ -294,10 +298,10 @@ def test_a_full_disk_leaves_the_image_as_it_was(
         for failure in (short, full):
             monkeypatch.setattr(os, "pwritev", failure)
             with pytest.raises(MediumFailed, match="make room"):
-                cartridge.append_record(b"x" * 100)
+                cartridge.append_records([b"x" * 30, b"x" * 100])
             assert list(tap_reader.objects(path)) == [b"first", None]
         monkeypatch.setattr(os, "pwritev", real)
-        cartridge.append_record(b"second")
+        cartridge.append_records([b"second"])
     assert list(tap_reader.objects(path)) == [b"first", None, b"second"]
 
 
@@ -327,13 +331,13 @@ def test_the_chip_counts_loads_and_tells_of_writes(path: Path) -> None:
     with VirtualCartridge.open(path) as cartridge:
         cartridge.count_load()
         assert seen() == (1, 0)
-        cartridge.append_record(b"a")
+        cartridge.append_records([b"a"])
         assert seen() == (1, 1), "before anybody could see the data"
-        cartridge.append_record(b"b")
+        cartridge.append_records([b"b"])
         cartridge.truncate(0)
         assert seen() == (1, 1)
         cartridge.count_load()
-        cartridge.append_record(b"c")
+        cartridge.append_records([b"c"])
         assert seen() == (2, 2)
 
 
@@ -345,10 +349,10 @@ def test_the_host_writes_while_more_comes(path: Path, monkeypatch: pytest.Monkey
     )
     with VirtualCartridge.create(path, "lto5", 1 << 20) as cartridge:
         for _ in range(10):
-            cartridge.append_record(bytes(4000))
+            cartridge.append_records([bytes(4000)])
         cartridge.truncate(2)
         for _ in range(10):
-            cartridge.append_record(bytes(4000))
+            cartridge.append_records([bytes(4000)])
     # Three records make enough; where the tape was cut, it begins again.
     span = 4008
     assert told == [(at * span, 3 * span) for at in (0, 3, 6, 2, 5, 8)]
@@ -368,7 +372,7 @@ def test_sync_reaches_the_disk_only_when_something_was_written(
     with create(path) as cartridge:
         cartridge.sync()
         assert not synced
-        cartridge.append_record(b"a")
+        cartridge.append_records([b"a"])
         cartridge.sync()
         cartridge.sync()
         assert len(synced) == 1

@@ -40,7 +40,7 @@ from tapefs.scsi.data import (
 from tapefs.scsi.sense import OverlappedCommands, Sense, SenseKey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from tapefs.emulator.reply import TargetReply
@@ -438,6 +438,36 @@ def test_a_write_error_is_told_to_a_later_command(make: Make) -> None:
     assert sense.information == (failed - 1) * 1000, "everything from block 1 on but not this one"
     go(target, 1)
     assert told(run(target, c.Locate10(20)))[0] == "end of data"
+
+
+def test_a_bad_block_ends_a_run_before_it(make: Make, path: Path) -> None:
+    target = make()
+    target.faults.unwritable[2] = 1
+    for data in (b"a", b"b", b"c", b"d"):
+        assert write(target, data) is GOOD
+    sense = run(target, MARK)
+    assert sense == Sense(SenseKey.MEDIUM_ERROR, 0x0C, 0x00, information=3), "c, d and the mark"
+    assert list(tap_reader.objects(path)) == [b"a", b"b"]
+
+
+def test_the_buffer_goes_to_the_disk_in_runs(
+    make: Make, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, real, calls = make(), os.pwritev, []
+
+    def pwritev(fd: int, buffers: Sequence[bytes], offset: int) -> int:
+        calls.append(offset)
+        return real(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "pwritev", pwritev)
+    for index in range(100):
+        assert write(target, bytes([index])) is GOOD
+    assert run(target, MARK) is GOOD
+    assert write(target, b"next") is GOOD
+    assert run(target, MARK) is GOOD
+    records = [bytes([index]) for index in range(100)]
+    assert list(tap_reader.objects(path)) == [*records, None, b"next", None]
+    assert len(calls) == 5, "a hundred in two, a mark, one, a mark"
 
 
 def test_a_write_error_at_a_flush_is_about_the_flush(target: Target) -> None:

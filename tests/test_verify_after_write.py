@@ -21,7 +21,7 @@ from tapefs.errors import DriveFailed, TapefsError
 from tapefs.volume.tail import find_tail
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from tapefs.entries import TapeFile
@@ -42,20 +42,23 @@ class Medium:
         self.wrong: set[int] = set()
         # Changed is the byte where this stands; else one in the middle of the record.
         self.where = b""
-        honest = VirtualCartridge.append_record
+        honest = VirtualCartridge.append_records
 
-        def append_record(
-            cartridge: VirtualCartridge, data: bytes | bytearray | memoryview
+        def append_records(
+            cartridge: VirtualCartridge, records: Sequence[bytes | bytearray | memoryview]
         ) -> None:
-            if self.count in self.wrong:
-                changed = bytearray(data)
-                at = changed.index(self.where) if self.where else len(changed) // 2
-                changed[at] ^= 0x80
-                data = changed
-            self.count += 1
-            honest(cartridge, data)
+            honest(cartridge, [self._on_its_way(record) for record in records])
 
-        monkeypatch.setattr(VirtualCartridge, "append_record", append_record)
+        monkeypatch.setattr(VirtualCartridge, "append_records", append_records)
+
+    def _on_its_way(self, data: bytes | bytearray | memoryview) -> bytes | bytearray | memoryview:
+        if self.count in self.wrong:
+            changed = bytearray(data)
+            at = changed.index(self.where) if self.where else len(changed) // 2
+            changed[at] ^= 0x80
+            data = changed
+        self.count += 1
+        return data
 
     def forget(self) -> None:
         self.count = 0

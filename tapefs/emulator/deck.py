@@ -71,10 +71,12 @@ class Faults:
         """Errors that were corrected while so many bytes were moved."""
         return self.corrected_per_mib * byte_count >> 20
 
-    def check_writable(self, block: int) -> None:
-        """Raise MediumFailed when this block is to fail once more."""
+    def writable_count(self, block: int, count: int) -> int:
+        """How many of so many blocks can be written; MediumFailed when this one is to fail."""
         if _fails(self.unwritable, block, "unwritable"):
             raise MediumFailed(f"block {block} cannot be written, as a fault plan has it")
+        bad = (ahead for ahead in range(1, count) if self.unwritable[block + ahead] > 0)
+        return next(bad, count) if self.unwritable else count
 
 
 @dataclass(slots=True)
@@ -269,19 +271,20 @@ class Deck:
         return self.buffered_mode and (not in_zone or self._personality.buffers_past_early_warning)
 
     def _write_out(self, *, down_to_bytes: int) -> None:
-        """Write the oldest objects until the buffer holds no more than so many bytes.
+        """Write the oldest objects, in runs, until the buffer holds no more than so many bytes.
 
         What cannot be written is lost, with everything behind it; the head is then where the
         first lost object would have been.
         """
         buffer = self._buffer
         while buffer and (down_to_bytes == 0 or buffer.held_bytes > down_to_bytes):
-            if self.cartridge.end_bytes + buffer.oldest_span_bytes() > self.capacity_bytes:
+            run_length = buffer.run_length(self.capacity_bytes - self.cartridge.end_bytes)
+            if not run_length:
                 raise CheckConditionStatus(status.volume_overflow(self._lose_buffer()))
             block = self.cartridge.object_count
             try:
-                self._faults.check_writable(block)
-                buffer.write_oldest(self.cartridge)
+                run_length = self._faults.writable_count(block, run_length)
+                buffer.write_oldest(self.cartridge, run_length)
             except MediumFailed as exc:
                 self._log.write_errors += 1
                 self._log.alerts |= {3, 6}

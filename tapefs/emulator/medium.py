@@ -27,7 +27,7 @@ from tapefs.emulator.personality import DEFAULT_PERSONALITY
 from tapefs.errors import DamagedTape, DriveBusy, MediumFailed, NoDrive, StateUnusable, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
     from typing import Self
 
@@ -197,19 +197,25 @@ class VirtualCartridge:
             )
         return RecordRead(length_bytes, not bad)
 
-    def append_record(self, data: bytes | bytearray | memoryview) -> None:
-        """Write one record of 1 to 16,777,215 bytes after the last object, in one system call.
+    def append_records(self, records: Sequence[bytes | bytearray | memoryview]) -> None:
+        """Write records of 1 to 16,777,215 bytes after the last object, in one system call.
 
-        Raises MediumFailed when the host cannot store it; the image then ends where it did.
+        Raises MediumFailed when the host cannot store them all; the image then ends where it did.
         """
-        length_bytes = len(data)
-        if not 0 < length_bytes <= tap.RECORD_BYTES_MAX:
-            raise ValueError(f"a record of {length_bytes} bytes cannot be written")
-        word = tap.pack_word(length_bytes)
-        padding = b"\0" if length_bytes & 1 else b""
-        self._append([word, data, padding + word], tap.record_span_bytes(length_bytes))
-        self._layout.offsets.append(self._layout.end_bytes)
-        self._layout.end_bytes += tap.record_span_bytes(length_bytes)
+        buffers: list[bytes | bytearray | memoryview] = []
+        spans: list[int] = []
+        for data in records:
+            length_bytes = len(data)
+            if not 0 < length_bytes <= tap.RECORD_BYTES_MAX:
+                raise ValueError(f"a record of {length_bytes} bytes cannot be written")
+            word = tap.pack_word(length_bytes)
+            buffers += (word, data, b"\0" + word if length_bytes & 1 else word)
+            spans.append(tap.record_span_bytes(length_bytes))
+        self._append(buffers, sum(spans))
+        layout = self._layout
+        for span_bytes in spans:
+            layout.offsets.append(layout.end_bytes)
+            layout.end_bytes += span_bytes
 
     def append_filemarks(self, count: int) -> None:
         """Write `count` filemarks after the last object. Raises MediumFailed."""
@@ -261,7 +267,7 @@ class VirtualCartridge:
         if written_bytes != span_bytes:
             self._cut(end_bytes)
             raise MediumFailed(
-                f"the file system of {self.path} took only part of a record; make room there"
+                f"the file system of {self.path} took only part of it; make room there"
             )
 
     def _write_out(self) -> None:

@@ -6,6 +6,7 @@ storage is recycled: a record is copied once, into memory that was in use before
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 # What one object costs beside its data, so that a flood of tiny records fills the buffer too.
 _OBJECT_BYTES: Final = 128
+# Records that go to the medium together: a drive empties its buffer in runs, and whoever waits for
+# the interpreter after each system call waits once for all of them.
+_RUN_BYTES: Final = 4 << 20
+_RUN_COUNT_MAX: Final = 64
 
 
 class WriteBuffer:
@@ -58,27 +63,42 @@ class WriteBuffer:
         self._items.append(count)
         self._count(count, count, 0, count * tap.WORD_BYTES)
 
-    def oldest_span_bytes(self) -> int:
-        """What the next `write_oldest` will add to the image. The buffer must not be empty."""
-        item = self._items[0]
-        return item * tap.WORD_BYTES if isinstance(item, int) else tap.record_span_bytes(len(item))
+    def run_length(self, room_bytes: int) -> int:
+        """How many `write_oldest` can take at once where the medium has so much room: some
+        records, or a run of filemarks as one. 0: the oldest does not fit. Not for an empty buffer.
+        """
+        oldest = self._items[0]
+        if isinstance(oldest, int):
+            return int(oldest * tap.WORD_BYTES <= room_bytes)
+        count = span_bytes = 0
+        for item in itertools.islice(self._items, _RUN_COUNT_MAX):
+            if isinstance(item, int):
+                break
+            span_bytes += tap.record_span_bytes(len(item))
+            if span_bytes > room_bytes or (count and span_bytes > _RUN_BYTES):
+                break
+            count += 1
+        return count
 
-    def write_oldest(self, cartridge: VirtualCartridge) -> int:
-        """Move the oldest record, or run of filemarks, to the end of `cartridge`; its span there.
+    def write_oldest(self, cartridge: VirtualCartridge, length: int) -> None:
+        """Move so many of the oldest, at most what `run_length` said, to the end of `cartridge`.
 
         Raises MediumFailed, and then the buffer is as before.
         """
-        item = self._items[0]
-        span_bytes = self.oldest_span_bytes()
-        if isinstance(item, int):
-            cartridge.append_filemarks(item)
-            self._count(-item, -item, 0, -span_bytes)
-        else:
-            cartridge.append_record(item)
-            self._count(-1, 0, -len(item), -span_bytes)
-            self._recycled.append(item)
-        self._items.popleft()
-        return span_bytes
+        oldest = self._items[0]
+        if isinstance(oldest, int):
+            cartridge.append_filemarks(oldest)
+            self._items.popleft()
+            self._count(-oldest, -oldest, 0, -oldest * tap.WORD_BYTES)
+            return
+        records = [
+            item for item in itertools.islice(self._items, length) if not isinstance(item, int)
+        ]
+        cartridge.append_records(records)
+        for record in records:
+            self._items.popleft()
+            self._recycled.append(record)
+            self._count(-1, 0, -len(record), -tap.record_span_bytes(len(record)))
 
     def discard(self) -> int:
         """Lose everything; how many bytes and filemarks that was (as INFORMATION counts them)."""
