@@ -71,7 +71,18 @@ def test_one_of_two_figures_is_enough_where_either_will_do(
 
 
 def _occasion(outcome: dict[str, Any]) -> dict[str, Any]:
-    return outcome | {"started": "2026-01-01T00:00:00", "load_average": 0.0, "small": False}
+    circumstances = {"load_average": 0.0, "new_memory_mb_per_s": 1234, "small": False}
+    return outcome | {"started": "2026-01-01T00:00:00"} | circumstances
+
+
+def test_the_page_says_what_the_machine_was_like() -> None:
+    row = registry.ROWS[0]
+    outcome = _occasion(results.outcome(row, "tmpfs", [dict.fromkeys(row.figures, 1.0)]))
+    (told,) = (line for line in results.table_lines([outcome]) if line.startswith("- **"))
+    assert "2026-01-01T00:00Z, load 0.0, new memory at 1,234 MB/s" in told
+    del outcome["new_memory_mb_per_s"]
+    (told,) = (line for line in results.table_lines([outcome]) if line.startswith("- **"))
+    assert "load 0.0)" in told
 
 
 def test_rows_are_added_to_those_of_the_same_machine(

@@ -31,7 +31,8 @@ _HEADING: Final = """\
 This page and the values behind it are made by `contrib/benchmark.sh --json docs/benchmarks.json >
 docs/benchmarks.md`; with `--add ROW` some rows are measured anew. What each row does is in
 `tests/benchmarks/`; what the simulated ones mean, in [scheduling.md](scheduling.md). No figure is
-one of a real drive.
+one of a real drive. "New memory" is how fast free memory could be written to when a row began: in a
+virtual machine that changes with its host, and whatever fills files in memory changes with it.
 """
 
 
@@ -128,8 +129,12 @@ def _measure(
             for place, parent in places.items() if row.in_every_place else [(_NOWHERE, asked.disk)]:
                 runs = []
                 count = asked.runs if row.varies else 1
-                started = dt.datetime.now(dt.UTC).isoformat(timespec="minutes")
-                load = os.getloadavg()[0]
+                circumstances = {
+                    "started": dt.datetime.now(dt.UTC).isoformat(timespec="minutes"),
+                    "load_average": os.getloadavg()[0],
+                    "new_memory_mb_per_s": round(machine.new_memory_megabytes_per_s()),
+                    "small": asked.small,
+                }
                 for number in range(count):
                     print(f"{row.name} on {place}: {number + 1} of {count}", file=sys.stderr)
                     is_drawn = asked.picture is not None and number == count - 1
@@ -139,7 +144,7 @@ def _measure(
                         title = f"{row.name} on {place}" if row.in_every_place else row.name
                         timelines[title] = timeline
                 outcome = results.outcome(row, place, runs, judged=not asked.small)
-                yield {**outcome, "started": started, "load_average": load, "small": asked.small}
+                yield {**outcome, **circumstances}
 
 
 def _run_once(

@@ -100,12 +100,15 @@ def comparison_lines(
 
 
 def _occasions(name: str, outcomes: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """When and how often a row was measured, and how busy the machine was before."""
+    """When and how often a row was measured, and what the machine was like just before."""
     for each in outcomes:
         if each["row"] != name:
             continue
         count = "once" if each["runs"] == 1 else f"{each['runs']} times"
         occasion = f"{each['started'][:16]}Z, load {each['load_average']:.1f}"
+        # Not known of what was measured before it was asked.
+        if "new_memory_mb_per_s" in each:
+            occasion += f", new memory at {each['new_memory_mb_per_s']:,} MB/s"
         yield f"{each['place']}: {count}, {'at toy size' if each['small'] else occasion}"
 
 
