@@ -115,7 +115,10 @@ async def test_the_shelf(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         shown = " ".join(f"'{word}'" if "*" in word else word for word in words)
         printed += f"$ tapefs find {shown}\n{said.out}{said.err}"
     wanted = screen("$ tapefs find")
-    assert UUID_OR_MOMENT.sub("-", printed) == UUID_OR_MOMENT.sub("-", wanted)
+    shown_lines, wanted_lines = (
+        UUID_OR_MOMENT.sub("-", text).splitlines() for text in (printed, wanted)
+    )
+    assert shown_lines == wanted_lines
 
 
 def test_recall(capsys: pytest.CaptureFixture[str]) -> None:
