@@ -63,8 +63,8 @@ class Config:
     # Record buffers between the assembly of records and the drive. They go round in batches of a
     # quarter of them: the fewer batches, the less the drive waits for other work of this host.
     record_queue_count: int = 32
-    # Bytes of files under way into the spool that wait in memory to be hashed.
-    unhashed_bytes: int = 16 * MIB
+    # Bytes of files under way into the spool that wait in memory to be hashed; then writers wait.
+    unhashed_bytes: int = 32 * MIB
     # Recalled records kept in memory, shared by all readers.
     record_cache_bytes: int = 48 * MIB
     # How far a recall reads ahead of the furthest reader.

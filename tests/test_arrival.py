@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+import trio.testing
 from first_light_rig import MIB, new_host
 from volume_rig import RECORD_BYTES, Rig, User
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FROM_BYTES = 8 * 1024
+# Only what is broken takes so long.
+STUCK_S = 20
 PIECE_BYTES = 40_000
 
 
@@ -278,10 +281,14 @@ async def test_without_room_for_the_old_bytes_the_file_goes_again(
     await assert_on_tape(rig, {"file": content})
 
 
-async def test_what_waits_to_be_hashed_is_bounded(rig: Rig, counted: list[bytes]) -> None:
+async def test_what_waits_to_be_hashed_is_bounded(
+    rig: Rig, counted: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = dataclasses.replace(rig.config, unhashed_bytes=100_000)
     async with rig.mounted(config=config) as user:
         arrivals, go_on = user.volume.contents.arrivals, threading.Event()
+        # Whoever does not wait: what has no room is read from the spool.
+        monkeypatch.setattr(arrivals, "is_behind", lambda *_: False)
         arrivals._hasher.submit(go_on.wait)
         writer = Writer(user, "file", 4)
         await writer.open()
@@ -292,6 +299,62 @@ async def test_what_waits_to_be_hashed_is_bounded(rig: Rig, counted: list[bytes]
         await writer.close()
     assert arrivals._unhashed_bytes == 0
     assert counted == [hashlib.sha256(writer.model).digest()]
+
+
+async def test_who_writes_faster_than_is_hashed_waits_and_nobody_else(
+    rig: Rig, counted: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(rig.config, unhashed_bytes=100_000)
+    async with rig.mounted(config=config) as user:
+        arrivals, go_on = user.volume.contents.arrivals, threading.Event()
+        waiting = trio.Event()
+        honest = arrivals.wait_for_hashing
+
+        async def wait_for_hashing() -> None:
+            waiting.set()
+            await honest()
+
+        monkeypatch.setattr(arrivals, "wait_for_hashing", wait_for_hashing)
+        writer, other = Writer(user, "file", 4), Writer(user, "small", 5)
+        await writer.open()
+        await other.open()
+        while not arrivals.knows(writer.ino):
+            await writer.append()
+        arrivals._hasher.submit(go_on.wait, STUCK_S)
+
+        async def write_much() -> None:
+            for _ in range(50):
+                await writer.append()
+
+        with trio.fail_after(STUCK_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(write_much)
+                await waiting.wait()
+                length = len(writer.model)
+                await other.append()
+                await trio.testing.wait_all_tasks_blocked()
+                assert other.model
+                assert len(writer.model) == length
+                go_on.set()
+        assert len(writer.model) > length
+        await writer.close()
+        await other.close()
+        content, small = bytes(writer.model), bytes(other.model)
+    assert hashlib.sha256(content).digest() in counted
+    await assert_on_tape(rig, {"file": content, "small": small})
+
+
+async def test_who_waits_for_hashing_does_not_keep_the_mount_from_ending(rig: Rig) -> None:
+    config = dataclasses.replace(rig.config, unhashed_bytes=100_000)
+    async with rig.mounted(config=config) as user:
+        arrivals = user.volume.contents.arrivals
+        arrivals._unhashed_bytes += 90_000
+        waiter = threading.Thread(target=arrivals._wait_for_hashing, daemon=True)
+        waiter.start()
+        waiter.join(0.1)
+        assert waiter.is_alive()
+    waiter.join(STUCK_S)
+    assert not waiter.is_alive()
 
 
 async def test_a_file_that_goes_to_tape_in_parts_is_hashed_no_more(rig: Rig) -> None:

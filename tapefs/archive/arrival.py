@@ -1,9 +1,12 @@
 """Bytes on their way into the spool, hashed while they arrive.
 
 SHA-256 takes longer than all else that is done to a byte on its way to tape, and while a large file
-arrives, a second core has nothing to do. So a thread hashes what is appended to a file, in order;
-what it cannot keep up with it reads from the spool later. What is written over, cut or extended by
-a hole is not hashed here at all: then, and for small files, the hash is taken when they go to tape.
+arrives, a second core has nothing to do. So a thread hashes what is appended to a file, in order.
+Who writes faster than that waits for it (`wait_for_hashing`): the drive is slower anyway, and what
+has to be read from the spool again costs the hash thread, the disk and, from the last close on, the
+drive more than the writer wins (2.57 s of CPU per GiB instead of 2.48, and all ends no later).
+What is written over, cut or extended by a hole is not hashed here at all: then, and for small
+files, the hash is taken when they go to tape.
 
 Nothing rests on that bookkeeping being right. With the SHA-256 an xxh128 is taken of the same
 bytes, and when the file is copied to tape, another one of what is copied. Only where the two agree
@@ -23,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
+import trio
 import xxhash
 
 from tapefs.archive.before_images import BeforeImages, Reader
@@ -71,13 +75,16 @@ class Arrivals:
     def __init__(
         self, spool: Spool, make_room_on_disk: Callable[[], bool], unhashed_bytes_max: int
     ) -> None:
-        """At most `unhashed_bytes_max` wait in memory to be hashed."""
+        """At most `unhashed_bytes_max` wait in memory to be hashed; what has no room there is read
+        from the spool later."""
         self._spool = spool
         self._make_room_on_disk = make_room_on_disk
         self._unhashed_bytes_max = unhashed_bytes_max
         self._unhashed_bytes = 0
-        # Over `_unhashed_bytes`, and over who decides that a hash has come to its end.
-        self._lock = threading.Lock()
+        self._is_closed = False
+        # Over these, and over who decides that a hash has come to its end; told when much was
+        # hashed.
+        self._lock = threading.Condition()
         self._hashes: OrderedDict[int, _Hash] = OrderedDict()
         self.images = BeforeImages(spool.directory)
         # Its thread is started by the first file that is large enough.
@@ -86,8 +93,27 @@ class Arrivals:
         self._buffer: memoryview | None = None
 
     def close(self) -> None:
-        """Nothing arrives any more."""
+        """Nothing arrives any more, and nobody waits."""
+        with self._lock:
+            self._is_closed = True
+            self._lock.notify_all()
         self._hasher.shutdown(cancel_futures=True)
+
+    def is_behind(self, ino: int, length: int) -> bool:
+        """Whether so many bytes more of `ino` would have to be read again to be hashed."""
+        return self._unhashed_bytes + length > self._unhashed_bytes_max and ino in self._hashes
+
+    async def wait_for_hashing(self) -> None:
+        """Return when most of what may wait to be hashed has been: in milliseconds."""
+        await trio.to_thread.run_sync(self._wait_for_hashing)
+
+    def _wait_for_hashing(self) -> None:
+        with self._lock:
+            self._lock.wait_for(lambda: self._is_closed or self._has_much_room())
+
+    def _has_much_room(self) -> bool:
+        # Each wait costs two ways between threads, so it is for much.
+        return self._unhashed_bytes <= self._unhashed_bytes_max // 4
 
     def put(self, file: OpenFile, offset: int, data: bytes) -> None:
         """Write all of `data` to the open spool file of `file`. Raises SpoolFull."""
@@ -191,6 +217,8 @@ class Arrivals:
         finally:
             with self._lock:
                 self._unhashed_bytes -= len(data)
+                if self._has_much_room():
+                    self._lock.notify_all()
 
     def _catch_up(self, found: _Hash, end: int) -> None:
         """Hash up to `end` what is in the spool; less where that fails, or is not wanted."""

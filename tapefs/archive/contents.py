@@ -202,7 +202,8 @@ class Contents:
     # -- changing
 
     async def write(self, ino: int, offset: int, data: bytes) -> int:
-        """Put `data` at `offset`; all of it or an error. Waits while the spool is full.
+        """Put `data` at `offset`; all of it or an error. Waits while the spool is full, and for
+        milliseconds while too much of a large file is not hashed.
 
         Raises VolumeFull (ENOSPC) before the cartridge could overflow, SpoolFull when the spool is
         full and the tape cannot take anything, FilesystemError(EROFS, EFBIG).
@@ -212,6 +213,8 @@ class Contents:
         if end > _FILE_BYTES_MAX:
             raise FilesystemError(errno.EFBIG)
         inode = file.inode
+        if self.arrivals.is_behind(ino, len(data)):
+            await self.arrivals.wait_for_hashing()
         await self.admission.admit(end - min(offset, inode.size), end - offset)
         start = min(offset, inode.size)  # others may have written while we waited
         self._spool.keep(ino)
