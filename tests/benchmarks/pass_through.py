@@ -6,7 +6,8 @@ Serves until it is unmounted. The kernel is told the same as by tapefs: names an
 kept, files that are only written bypass the page cache. It knows what `cp`, `rsync`, `ls`, `find`
 and `du` ask for, and nothing else. With `hashing` a thread hashes what is written, in the order in
 which it comes, and what is read is read ahead by a thread, checked and hashed there: for one file
-that is written or read from front to back.
+that is written or read from front to back. Little of it is held in memory at a time, since the
+least program is to keep to the row's bound on memory too.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ CACHE_S: Final = 86_400.0
 READ_AHEAD_KIB: Final = 1024
 _PIECE_BYTES: Final = 1 << 20
 _PIECES_MAX: Final = 16
+# Writes, of a mebibyte at most, that wait to be hashed.
+_UNHASHED_COUNT: Final = 64
 
 
 class ReadAhead:
@@ -94,6 +97,7 @@ class PassThrough(pyfuse3.Operations):
         self._last = int(ROOT_INODE)
         self._sha256 = hashlib.sha256()
         self._hasher = ThreadPoolExecutor(1) if hashing else None
+        self._unhashed = threading.BoundedSemaphore(_UNHASHED_COUNT)
         self._ahead: dict[int, ReadAhead] = {}
 
     def _path(self, inode: int, name: bytes | None = None) -> bytes:
@@ -253,8 +257,13 @@ class PassThrough(pyfuse3.Operations):
 
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         if self._hasher:
-            self._hasher.submit(self._sha256.update, buf)
+            self._unhashed.acquire()
+            self._hasher.submit(self._hash, buf)
         return os.pwrite(fh, buf, off)
+
+    def _hash(self, buf: bytes) -> None:
+        self._sha256.update(buf)
+        self._unhashed.release()
 
     async def flush(self, fh: int) -> None:
         """Nothing is held back."""
