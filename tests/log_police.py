@@ -87,6 +87,8 @@ def log_police(
 ) -> Iterator[LogPolice]:
     """Watch this test from its first fixture to its last."""
     police = LogPolice()
+    ours = logging.getLogger("tapefs")
+    handlers, level = [*ours.handlers], ours.level
     original = logging.Logger.handle
 
     def handle(logger: logging.Logger, record: logging.LogRecord) -> None:
@@ -97,6 +99,10 @@ def log_police(
     monkeypatch.setattr(logging.Logger, "handle", handle)
     request.node.stash[_POLICE] = police
     yield police
+    # A command logs to the end of its process. A test that ran one in this process ends it here:
+    # the next test's standard error is another one, and this one's is closed.
+    ours.handlers = handlers
+    ours.setLevel(level)
     police.check()
 
 

@@ -72,6 +72,13 @@ def test_unannounced_in_a_fixture_that_ends(daemon):
 def test_that_fails_by_itself(assert_logs):
     assert_logs("never")
     assert 1 == 2
+
+def test_that_stands_for_a_process_that_logs_to_the_end():
+    LOGGER.addHandler(logging.StreamHandler())
+    LOGGER.setLevel(logging.DEBUG)
+
+def test_after_one_that_logs_to_the_end():
+    assert (LOGGER.handlers, LOGGER.level) == ([], logging.NOTSET)
 """
 
 
@@ -122,6 +129,8 @@ def test_what_was_not_announced_fails_the_test(printed: str, test: str, reported
         "test_announced",
         "test_announced_for_a_block",
         "test_information_needs_no_announcement",
+        "test_that_stands_for_a_process_that_logs_to_the_end",
+        "test_after_one_that_logs_to_the_end",
     ],
 )
 def test_what_was_announced_passes(printed: str, test: str) -> None:
