@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from benchmarks import command, picture, registry, results
-from benchmarks.row import OF_CEILING
+from benchmarks.row import OF_CEILING, RATIO
 from benchmarks.timeline import Sample, Timeline
 
 if TYPE_CHECKING:
@@ -63,11 +63,25 @@ def test_one_of_two_figures_is_enough_where_either_will_do(
     lines = list(results.table_lines([_occasion(results.outcome(row, "tmpfs", [values]))]))
     found = [next(line for line in lines if f" {name} |" in line) for name in ("rate", OF_CEILING)]
     assert [line.split("|")[-2].strip() for line in found] == verdicts
-    elsewhere = list(results.table_lines([_occasion(results.outcome(row, "disk", [values]))]))
-    line = next(line for line in elsewhere if f" {OF_CEILING} |" in line)
-    assert line.split("|")[-2].strip() == ("yes" if of_ceiling > 0.9 else "**no**"), (
-        "where nobody asks for the one, it cannot stand for the other"
-    )
+
+
+@pytest.mark.parametrize(
+    ("ratio", "of_ceiling", "verdicts"),
+    [
+        (0.6, 0.5, ["yes", "the other is"]),
+        (0.4, 0.95, ["the other is", "yes"]),
+        # The rate is more than is asked for, but elsewhere.
+        (0.4, 0.5, ["**no**", "**no**"]),
+    ],
+)
+def test_what_nobody_asks_for_there_stands_for_nothing(
+    ratio: float, of_ceiling: float, verdicts: list[str]
+) -> None:
+    row = next(row for row in registry.ROWS if row.name == "write")
+    values = dict.fromkeys(row.figures, 1000.0) | {RATIO: ratio, OF_CEILING: of_ceiling}
+    lines = list(results.table_lines([_occasion(results.outcome(row, "disk", [values]))]))
+    found = [next(line for line in lines if f" {name} |" in line) for name in (RATIO, OF_CEILING)]
+    assert [line.split("|")[-2].strip() for line in found] == verdicts
 
 
 def _occasion(outcome: dict[str, Any]) -> dict[str, Any]:

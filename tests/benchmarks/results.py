@@ -75,8 +75,9 @@ def _verdict(found: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]])
         return ""
     if found["reached"]:
         return "yes"
-    instead = figures.get(found.get("or_else") or "", {})
-    return "the other is" if instead.get("wanted") and instead["reached"] else "**no**"
+    others = (figures.get(name, {}) for name in found["or_else"])
+    will_do = any(other.get("wanted") and other["reached"] for other in others)
+    return "the other is" if will_do else "**no**"
 
 
 def comparison_lines(

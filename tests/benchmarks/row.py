@@ -21,7 +21,7 @@ class Figure:
     """One number that a row measures.
 
     `at_least` and `at_most` are what it is to reach, in its unit; with `only_on` there alone.
-    `or_else` names the figure of the row that will do instead. With `may_be_zero` nothing is a
+    `or_else` names figures of the row that will do instead. With `may_be_zero` nothing is a
     result too; of all others it is a row that measures nothing.
     """
 
@@ -29,7 +29,7 @@ class Figure:
     at_least: float | None = None
     at_most: float | None = None
     only_on: str | None = None
-    or_else: str | None = None
+    or_else: tuple[str, ...] = ()
     may_be_zero: bool = False
 
     def wanted(self, place: str) -> str:
