@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 import pytest
-from benchmarks import command, picture, registry, results
+from benchmarks import command, machine, picture, registry, results
 from benchmarks.row import OF_CEILING, RATIO
 from benchmarks.timeline import Sample, Timeline
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from benchmarks.row import Row
 
 
@@ -97,6 +96,11 @@ def test_the_page_says_what_the_machine_was_like() -> None:
     del outcome["new_memory_mb_per_s"]
     (told,) = (line for line in results.table_lines([outcome]) if line.startswith("- **"))
     assert "load 0.0)" in told
+
+
+def test_a_place_is_told_by_its_file_system() -> None:
+    assert machine.filesystem(Path("/proc")) == "proc"
+    assert machine.filesystem(Path("/sys")) == "sysfs"
 
 
 def test_rows_are_added_to_those_of_the_same_machine(
